@@ -1,0 +1,129 @@
+"""What flows through the pipeline: masks, instances, predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BoolArray = npt.NDArray[np.bool_]
+UInt8Array = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+Box = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in pixels, end exclusive."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A binary mask, kept as the bitmap of its window: its cost follows the object.
+
+    Pixels outside the window are background. An empty mask has the window (0, 0, 0, 0).
+    """
+
+    bitmap: BoolArray  # (y1 - y0, x1 - x0), read-only
+    window: Box  # the box of the image that the bitmap covers
+    size: Size  # of the whole image
+
+    def __post_init__(self) -> None:
+        x0, y0, x1, y1 = self.window
+        height, width = self.size
+        if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):
+            raise ValueError(
+                f"window: expected a box inside {width} x {height} (width x height), "
+                f"got {self.window}"
+            )
+        if self.bitmap.dtype != np.bool_ or self.bitmap.shape != (y1 - y0, x1 - x0):
+            raise ValueError(
+                f"bitmap: expected bool of shape {(y1 - y0, x1 - x0)}, "
+                f"got {self.bitmap.dtype} of shape {self.bitmap.shape}"
+            )
+        self.bitmap.setflags(write=False)
+
+    @classmethod
+    def from_array(cls, array: npt.NDArray[Any], offset: tuple[int, int] = (0, 0),
+                   size: Size | None = None) -> Mask:
+        """Wrap an array, cut to the tight window of its non-zero pixels.
+
+        Args:
+            array: (h, w) of any type; non-zero is the object.
+            offset: (x, y) of the array's first pixel in the image.
+            size: of the image; the array's own where it is the whole image.
+        """
+        if array.ndim != 2:
+            raise ValueError(f"mask: expected shape (height, width), got {array.shape}")
+        size = size if size is not None else (array.shape[0], array.shape[1])
+        # reduce, not nonzero: a frame-sized array costs two passes and no index arrays
+        rows = np.flatnonzero(array.any(axis=1))
+        if rows.size == 0:
+            return cls(np.zeros((0, 0), np.bool_), (0, 0, 0, 0), size)
+        y0, y1 = int(rows[0]), int(rows[-1]) + 1
+        columns = np.flatnonzero(array[y0:y1].any(axis=0))
+        x0, x1 = int(columns[0]), int(columns[-1]) + 1
+        bitmap = array[y0:y1, x0:x1] != 0
+        dx, dy = offset
+        return cls(bitmap, (x0 + dx, y0 + dy, x1 + dx, y1 + dy), size)
+
+    @property
+    def is_empty(self) -> bool:
+        """No pixel belongs to the object."""
+        return not self.bitmap.any()
+
+    @property
+    def area(self) -> int:
+        """Number of object pixels."""
+        return int(np.count_nonzero(self.bitmap))
+
+    def read(self, box: Box) -> BoolArray:
+        """Cut a box, which may leave the window and the image: False there.
+
+        Returns:
+            (y1 - y0, x1 - x0) bool, a fresh array.
+        """
+        x0, y0, x1, y1 = box
+        wx0, wy0, wx1, wy1 = self.window
+        out = np.zeros((y1 - y0, x1 - x0), np.bool_)
+        ix0, iy0, ix1, iy1 = max(x0, wx0), max(y0, wy0), min(x1, wx1), min(y1, wy1)
+        if ix0 < ix1 and iy0 < iy1:
+            out[iy0 - y0 : iy1 - y0, ix0 - x0 : ix1 - x0] = self.bitmap[
+                iy0 - wy0 : iy1 - wy0, ix0 - wx0 : ix1 - wx0
+            ]
+        return out
+
+    def to_array(self) -> BoolArray:
+        """The mask over the whole image, (height, width) bool."""
+        return self.read((0, 0, self.size[1], self.size[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One object predicted in one image."""
+
+    mask: Mask
+    label: int  # category id of the data set, kept as it came
+    score: float  # detector confidence, usually in [0, 1]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What the file format said besides (file name, further fields): carried, never read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """All instances predicted in one image, in the order of their file."""
+
+    size: Size  # of the image
+    instances: tuple[Instance, ...]
+
+    def __post_init__(self) -> None:
+        for index, instance in enumerate(self.instances):
+            if instance.mask.size != self.size:
+                raise ValueError(
+                    f"instance {index}: expected a mask of {self.size} (height, width), "
+                    f"got {instance.mask.size}"
+                )

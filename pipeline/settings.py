@@ -1,0 +1,30 @@
+"""How patches are cut: the numbers that a stage needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """Size, density and rule of boundary patches."""
+
+    patch_size: int | None = 64
+    """P, side in image pixels, even; None lets it follow the object (`patch_size_for`)."""
+    padding: int = 0
+    """Context in image pixels added around a patch for the network, cut off afterwards."""
+    nms_iou: float = 0.55
+    """Overlap (intersection over union) from which on the weaker patch is dropped, in (0, 1]."""
+    compat: bool = False
+    """Reproduce the reference implementation bit for bit, accidents included."""
+
+    def __post_init__(self) -> None:
+        size = self.patch_size
+        if size is not None and (size <= 0 or size % 2):
+            raise ValueError(f"patch_size: expected an even int > 0, got {size}")
+        if size is None and self.compat:
+            raise ValueError("patch_size: expected a number in compat mode, got auto")
+        if self.padding < 0:
+            raise ValueError(f"padding: expected an int >= 0, got {self.padding}")
+        if not 0 < self.nms_iou <= 1:
+            raise ValueError(f"nms_iou: expected a number in (0, 1], got {self.nms_iou}")
