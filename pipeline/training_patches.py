@@ -1,0 +1,262 @@
+"""Training patches made on the fly: accurate masks in, (patch, target) batches out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+from pipeline.crops import crop_patches
+from pipeline.geometry import patch_size_for, select_patches
+from pipeline.images import read_image
+from pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
+from pipeline.settings import PatchSettings
+from pipeline.simulate import simulate_coarse_mask
+
+IGNORE = 255  # instance maps: pixels that nobody could label
+TARGET_IGNORE = 255  # targets: pixels without a loss
+PATCHES_PER_OBJECT = 4
+MIN_AREA = 100  # pixels; smaller objects have no shape to learn from
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """A photograph and its instance map (8-bit, 0 background, k instance, 255 ignore)."""
+
+    image: Path
+    instance_map: Path
+
+
+def find_labelled_images(images: Path, instance_maps: Path) -> list[LabelledImage]:
+    """Pair the files of two folders by stem, in sorted order.
+
+    Raises:
+        ValueError: no pair, or an instance map without an image.
+    """
+    by_stem = {path.stem: path for path in sorted(images.iterdir()) if path.is_file()}
+    pairs = []
+    for path in sorted(instance_maps.glob("*.png")):
+        if path.stem not in by_stem:
+            raise ValueError(f"{path}: expected an image {path.stem}.* in {images}")
+        pairs.append(LabelledImage(by_stem[path.stem], path))
+    if not pairs:
+        raise ValueError(f"{instance_maps}: expected instance maps (*.png), found none")
+    return pairs
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a batch of the stream holds."""
+
+    input_size: int = 64  # S, pixels
+    batch_size: int = 32  # patches
+    seed: int = 0
+
+
+class PatchStream(IterableDataset[tuple[UInt8Array, UInt8Array]]):
+    """Endless batches; batch number k depends on the settings and k alone.
+
+    So a resumed training sees what an uninterrupted one would have seen, and several loader
+    processes (each makes every n-th batch) give the same batches as one.
+
+    Yields:
+        patches (B, S, S, 4) uint8 as from `crop_patches`, and targets (B, S, S) uint8:
+        0, 1, or 255 where the truth is unknown.
+    """
+
+    def __init__(
+        self, images: Sequence[LabelledImage], settings: StreamSettings, start: int = 0
+    ) -> None:
+        self.images = tuple(images)
+        self.settings = settings
+        self.start = start
+
+    def __iter__(self) -> Iterator[tuple[UInt8Array, UInt8Array]]:
+        from torch.utils.data import get_worker_info
+
+        worker = get_worker_info()
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = self.start + offset
+        while True:
+            yield self.batch(number)
+            number += step
+
+    def batch(self, number: int) -> tuple[UInt8Array, UInt8Array]:
+        """Make batch `number`."""
+        rng = np.random.default_rng([self.settings.seed, number])
+        patches, targets, count = [], [], 0
+        while count < self.settings.batch_size:
+            source = self.images[int(rng.integers(len(self.images)))]
+            made = sample_patches(*_load(source), self.settings.input_size, rng)
+            if made is not None:
+                patches.append(made[0])
+                targets.append(made[1])
+                count += len(made[0])
+        size = self.settings.batch_size
+        return np.concatenate(patches)[:size], np.concatenate(targets)[:size]
+
+
+def sample_patches(
+    image: UInt8Array, instance_map: UInt8Array, input_size: int, rng: np.random.Generator
+) -> tuple[UInt8Array, UInt8Array] | None:
+    """Patches of one random instance, seen at a random scale, with a simulated coarse mask.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        instance_map: (H, W) uint8.
+        input_size: S in pixels.
+        rng: the only source of chance.
+
+    Returns:
+        Patches (n, S, S, 4) and targets (n, S, S), n <= PATCHES_PER_OBJECT; None where the
+        instance drawn is too small or its coarse mask has no boundary.
+    """
+    labels = np.unique(instance_map)
+    labels = labels[(labels != 0) & (labels != IGNORE)]
+    if labels.size == 0:
+        return None
+    image, instance_map = _augmented_view(
+        image, instance_map, int(rng.choice(labels)), rng
+    )
+    gt = instance_map == 1
+    if np.count_nonzero(gt) < MIN_AREA:
+        return None
+    coarse = Mask.from_array(simulate_coarse_mask(gt, rng))
+    settings = _drawn_settings(coarse, rng)
+    boxes = select_patches(coarse, settings)
+    if len(boxes) == 0:
+        return None
+    chosen = rng.choice(len(boxes), min(PATCHES_PER_OBJECT, len(boxes)), replace=False)
+    boxes = boxes[np.sort(chosen)] + _box_jitter(len(chosen), settings, rng)
+    patches = crop_patches(image, coarse, boxes, input_size, settings)
+    targets = np.stack([_target(instance_map, box, input_size) for box in boxes])
+    patches[..., :3] = _photometric(patches[..., :3], rng)
+    return patches, targets
+
+
+def _augmented_view(
+    image: UInt8Array, instance_map: UInt8Array, label: int, rng: np.random.Generator
+) -> tuple[UInt8Array, UInt8Array]:
+    """The surroundings of one instance, scaled, rotated and flipped; the map is 0, 1, 255."""
+    ys, xs = np.nonzero(instance_map == label)
+    margin = int(0.25 * max(np.ptp(xs), np.ptp(ys))) + 40
+    rows = slice(max(int(ys.min()) - margin, 0), int(ys.max()) + margin)
+    columns = slice(max(int(xs.min()) - margin, 0), int(xs.max()) + margin)
+    image, instance_map = image[rows, columns], instance_map[rows, columns]
+    view = np.zeros(instance_map.shape, np.uint8)
+    view[instance_map == label] = 1
+    view[instance_map == IGNORE] = IGNORE
+    if rng.random() < 0.7:
+        scale = float(np.exp(rng.uniform(np.log(0.4), np.log(1.6))))
+        turn = float(rng.normal(0, 8)) if rng.random() < 0.5 else 0.0
+        image, view = _rotozoom(image, view, scale, turn)
+    if rng.random() < 0.5:
+        image, view = image[:, ::-1], view[:, ::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(view)
+
+
+def _rotozoom(
+    image: UInt8Array, view: UInt8Array, scale: float, degrees: float
+) -> tuple[UInt8Array, UInt8Array]:
+    height, width = view.shape
+    side = (max(round(width * scale), 8), max(round(height * scale), 8))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    image = cv2.resize(image, side, interpolation=how)
+    # smooth enlargement of each value keeps outlines free of stairs
+    parts: list[Float32Array] = [
+        cv2.resize(
+            (view == value).astype(np.float32),
+            side,
+            interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+        )
+        for value in (1, IGNORE)
+    ]
+    if degrees:
+        turn = cv2.getRotationMatrix2D((side[0] / 2, side[1] / 2), degrees, 1.0)
+        image = cv2.warpAffine(image, turn, side, borderMode=cv2.BORDER_REFLECT_101)
+        parts = [
+            cv2.warpAffine(part, turn, side, borderMode=cv2.BORDER_REFLECT_101) for part in parts
+        ]
+    out = np.zeros(parts[0].shape, np.uint8)
+    out[parts[0] > 0.5] = 1
+    out[parts[1] > 0.3] = IGNORE
+    return image, out
+
+
+def _drawn_settings(coarse: Mask, rng: np.random.Generator) -> PatchSettings:
+    """Patch size around what `patch_size_for` would choose, so that the network meets all."""
+    auto = patch_size_for(coarse, PatchSettings(patch_size=None))
+    size = auto * float(np.exp(rng.uniform(np.log(0.6), np.log(1.7))))
+    if rng.random() < 0.3:
+        size = 64.0
+    return PatchSettings(patch_size=int(np.clip(2 * round(size / 2), 24, 320)), nms_iou=0.4)
+
+
+def _box_jitter(count: int, settings: PatchSettings, rng: np.random.Generator) -> Int64Array:
+    """Shifts that keep the outline in the patch but not always in its middle."""
+    assert settings.patch_size is not None
+    reach = settings.patch_size // 8
+    shift = rng.integers(-reach, reach + 1, (count, 2))
+    return np.concatenate([shift, shift], axis=1)
+
+
+def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
+    """The truth in a box, which may leave the image: there it is unknown."""
+    x0, y0, x1, y1 = (int(v) for v in box)
+    height, width = view.shape
+    patch = np.full((y1 - y0, x1 - x0), IGNORE, np.uint8)
+    ix0, iy0, ix1, iy1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    patch[iy0 - y0 : iy1 - y0, ix0 - x0 : ix1 - x0] = view[iy0:iy1, ix0:ix1]
+    side = (input_size, input_size)
+    how = cv2.INTER_AREA if patch.shape[0] > input_size else cv2.INTER_LINEAR
+    share = cv2.resize((patch == 1).astype(np.float32), side, interpolation=how)
+    unknown = cv2.resize((patch == IGNORE).astype(np.float32), side, interpolation=how)
+    target = (share > 0.5).astype(np.uint8)
+    target[unknown > 0.3] = TARGET_IGNORE
+    return target
+
+
+def _photometric(patches: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """Brightness, contrast, saturation, tint, blur, noise and JPEG, alike for one object."""
+    out = patches.astype(np.float32)
+    if rng.random() < 0.8:
+        out = (out - 128) * float(rng.uniform(0.6, 1.4)) + 128 + float(rng.uniform(-32, 32))
+        grey = out.mean(axis=-1, keepdims=True)
+        out = grey + (out - grey) * float(rng.uniform(0.3, 1.6))
+        out += rng.normal(0, 6, 3).astype(np.float32)
+    if rng.random() < 0.1:
+        out = np.repeat(out.mean(axis=-1, keepdims=True), 3, axis=-1)
+    if rng.random() < 0.25:
+        sigma = float(rng.uniform(0.3, 1.5))
+        out = np.stack([cv2.GaussianBlur(patch, (0, 0), sigma) for patch in out])
+    if rng.random() < 0.25:
+        out += rng.normal(0, float(rng.uniform(1, 8)), out.shape).astype(np.float32)
+    result = np.clip(out, 0, 255).astype(np.uint8)
+    if rng.random() < 0.25:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
+        result = np.stack(
+            [
+                cv2.imdecode(cv2.imencode(".jpg", patch, quality)[1], cv2.IMREAD_COLOR)
+                for patch in result
+            ]
+        )
+    return result
+
+
+@lru_cache(maxsize=1024)  # a few hundred photographs fit into memory
+def _load(source: LabelledImage) -> tuple[UInt8Array, UInt8Array]:
+    image = read_image(source.image).pixels
+    with Image.open(source.instance_map) as opened:
+        instance_map = np.asarray(opened)
+    if instance_map.shape != image.shape[:2]:
+        raise ValueError(
+            f"{source.instance_map}: expected the size of its image {image.shape[:2]} "
+            f"(height, width), got {instance_map.shape}"
+        )
+    return image, instance_map
