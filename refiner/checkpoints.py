@@ -1,0 +1,394 @@
+"""Weights on disk: our one-file format, and the checkpoints the authors published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from refiner.network import ARCHITECTURES, STRIDE, PatchNetwork
+
+DEFAULT_WEIGHTS = "hrnet18s"
+"""Name of the shipped weights used where the caller names none."""
+
+_SHIPPED = Path(__file__).parent / "weights"
+_METADATA_KEY = "bpr"
+_COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it
+
+# The authors name a file by the first digits of its sha256, so the hash says what it is
+_PUBLISHED_DATA = {"24055c80": "Cityscapes", "cbf4922c": "Cityscapes", "c172955f": "COCO"}
+_PUBLISHED_INPUT_SIZE = {"hrnet18s": 128, "hrnet48": 256}
+# One tensor whose shape tells the published architectures apart, and its width in each
+_WIDTH_KEY = "decode_head.convs.0.conv.weight"
+_WIDTHS = {270: "hrnet18s", 720: "hrnet48"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a program must know to use weights, kept in the same file."""
+
+    architecture: str  # a key of ARCHITECTURES
+    input_size: int  # side of the network's input in pixels, a multiple of 32
+    patch_size: int | None = None  # side in image pixels, even, > 0; None follows the object
+    padding: int = 0  # context around a patch in image pixels, >= 0
+    data: str = ""  # what the weights were trained on, in words
+    licence: str = ""  # what that allows, in words
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"architecture: expected one of {', '.join(ARCHITECTURES)}, "
+                f"got {self.architecture!r}"
+            )
+        if not _is_int(self.input_size) or self.input_size <= 0 or self.input_size % STRIDE:
+            raise ValueError(
+                f"input_size: expected a multiple of {STRIDE} > 0, got {self.input_size!r}"
+            )
+        if self.patch_size is not None and (
+            not _is_int(self.patch_size) or self.patch_size <= 0 or self.patch_size % 2
+        ):
+            raise ValueError(
+                f"patch_size: expected an even int > 0 or None, got {self.patch_size!r}"
+            )
+        if not _is_int(self.padding) or self.padding < 0:
+            raise ValueError(f"padding: expected an int >= 0, got {self.padding!r}")
+        for name in ("data", "licence"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A network read from a file, and where it came from."""
+
+    network: PatchNetwork  # float32, on the CPU, in eval mode
+    config: ModelConfig
+    sha256: str  # of the file, hexadecimal
+    name: str  # of the shipped weights, or the file's name without its ending
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What `convert_weights` did."""
+
+    source: Path
+    out: Path
+    architecture: str
+    num_tensors: int  # read from the source, batch counters included
+    config: ModelConfig
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names of the weights that came with the package, sorted."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
+
+
+def save_model(path: Path, network: PatchNetwork, config: ModelConfig, half: bool = True) -> None:
+    """Write weights and configuration into one safetensors file.
+
+    The file appears under its name only when it is complete. The same weights and configuration
+    give the same bytes.
+
+    Args:
+        path: ends in .safetensors; its folder is made where it is missing.
+        network: on any device, in any memory format.
+        config: kept as JSON in the file's metadata, under "bpr".
+        half: keep convolutions as float16, half the size; everything else stays float32.
+            False keeps every weight exactly, for weights that are not ours to round.
+
+    Raises:
+        ValueError: the ending or the architecture does not fit, a weight is not a finite
+            number (of float16 where `half`).
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name ending in .safetensors, got {path.suffix!r}")
+    if network.architecture != config.architecture:
+        raise ValueError(
+            f"{path}: expected a configuration of {network.architecture}, got {config.architecture}"
+        )
+    tensors = {}
+    for key, tensor in network.state_dict().items():
+        if key.endswith(_COUNTER):
+            continue
+        is_convolution = tensor.ndim == 4
+        dtype = torch.float16 if half and is_convolution else torch.float32
+        tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
+        if not bool(tensors[key].isfinite().all()):
+            raise ValueError(f"{path}, {key}: expected finite {dtype} weights, got others")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        metadata = {_METADATA_KEY: json.dumps(asdict(config), sort_keys=True)}
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(weights: str | Path = DEFAULT_WEIGHTS) -> LoadedModel:
+    """Read weights, ours or published ones.
+
+    Args:
+        weights: name of shipped weights, path of a .safetensors file of `save_model`, or path
+            of a published .pth (see `import_mmseg`).
+
+    Raises:
+        ValueError: there is no such name or file, or the file is not what it should be.
+    """
+    path, name = _find(weights)
+    if path.suffix == ".safetensors":
+        network, config = _read_own(path)
+    else:
+        network, config = import_mmseg(path)
+    return LoadedModel(network.eval(), config, _sha256(path), name)
+
+
+def import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig]:
+    """Read a checkpoint in the layout of the published ones (mmsegmentation).
+
+    The file is read as tensors only: it is never unpickled. The architecture follows from the
+    shapes. Every tensor must be used and present; only batch counters may be missing.
+
+    Args:
+        path: a dict with `state_dict`, or a bare state dict; a `module.` prefix is removed.
+
+    Returns:
+        The network in eval mode, float32 exactly as in the file; the configuration the
+        authors used.
+
+    Raises:
+        ValueError: no such file, damaged, objects other than tensors, other tensors.
+
+    Source: github.com/chenhang98/BPR, tools/test_float.py, which ignores keys that do not fit.
+    """
+    network, config, _ = _import_mmseg(Path(path))
+    return network, config
+
+
+def convert_weights(source: Path, out: Path) -> ImportReport:
+    """Turn a published checkpoint into our format, every weight exactly as it was.
+
+    Args:
+        source: see `import_mmseg`.
+        out: see `save_model`.
+
+    Raises:
+        ValueError: from either of the two.
+    """
+    network, config, num_tensors = _import_mmseg(Path(source))
+    save_model(out, network, config, half=False)
+    return ImportReport(Path(source), Path(out), config.architecture, num_tensors, config)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _find(weights: str | Path) -> tuple[Path, str]:
+    """Path and name of weights; ValueError where there are none."""
+    if isinstance(weights, str) and weights in shipped_names():
+        return _SHIPPED / f"{weights}.safetensors", weights
+    path = Path(weights)
+    if path.is_file():
+        if path.suffix not in (".safetensors", ".pth", ".pt"):
+            raise ValueError(
+                f"{path}: expected a file ending in .safetensors or .pth, got {path.suffix!r}"
+            )
+        return path, path.stem
+    if path.suffix or len(path.parts) > 1:
+        raise ValueError(f"{path}: expected a file with weights, got no such file")
+    names = ", ".join(shipped_names()) or "none"
+    raise ValueError(
+        f"weights: expected a file or one of the shipped names ({names}), got {str(weights)!r}"
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a complete safetensors file, got {error}") from error
+    if _METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{path}: expected weights written by bpr, got a safetensors file without "
+            f"{_METADATA_KEY!r} in its metadata"
+        )
+    config = _parse_config(path, metadata[_METADATA_KEY])
+    network = _empty_network(config.architecture)
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    _check(path, config.architecture, tensors, shapes)
+    _fill(network, tensors)
+    return network, config
+
+
+def _parse_config(path: Path, text: str) -> ModelConfig:
+    try:
+        values: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, metadata: expected JSON, got {text[:60]!r}") from error
+    known = {field.name for field in fields(ModelConfig)}
+    if not isinstance(values, dict) or not {"architecture", "input_size"} <= set(values) <= known:
+        raise ValueError(
+            f"{path}, metadata: expected an object with {', '.join(sorted(known))}, "
+            f"got {text[:200]}"
+        )
+    try:
+        return ModelConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
+
+
+def _empty_network(architecture: str) -> PatchNetwork:
+    """A network without memory: no time and no random numbers go into weights soon replaced."""
+    with torch.device("meta"):
+        return PatchNetwork(architecture)
+
+
+def _fill(network: PatchNetwork, tensors: Mapping[str, Tensor]) -> None:
+    """Give checked tensors to an empty network, as float32, and set it to eval."""
+    state = {key: tensor.float().contiguous() for key, tensor in tensors.items()}
+    for key in network.state_dict():
+        if key.endswith(_COUNTER):
+            state[key] = torch.zeros((), dtype=torch.int64)
+    network.load_state_dict(state, assign=True)
+    network.eval()
+
+
+def _check(
+    path: Path,
+    architecture: str,
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """ValueError unless the tensors are those of the architecture, finite and of its shapes."""
+    missing = [key for key in shapes if key not in tensors and not key.endswith(_COUNTER)]
+    unexpected = [key for key in tensors if key not in shapes]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: expected the tensors of {architecture}, got "
+            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
+        )
+    for key, tensor in tensors.items():
+        if tensor.shape != shapes[key]:
+            raise ValueError(
+                f"{path}, {key}: expected shape {tuple(shapes[key])}, got {tuple(tensor.shape)}"
+            )
+        if key.endswith(_COUNTER):
+            continue
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}, {key}: expected finite floating-point numbers, got others")
+
+
+def _first(keys: list[str], count: int = 3) -> str:
+    if not keys:
+        return "none"
+    rest = f" and {len(keys) - count} more" if len(keys) > count else ""
+    return ", ".join(keys[:count]) + rest
+
+
+def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
+    tensors = _read_pth(path)
+    if _WIDTH_KEY not in tensors:
+        raise ValueError(
+            f"{path}: expected a checkpoint of the published refinement networks, "
+            f"got no {_WIDTH_KEY} but {_first(list(tensors))}"
+        )
+    width = tensors[_WIDTH_KEY].shape[0] if tensors[_WIDTH_KEY].ndim else 0
+    if width not in _WIDTHS:
+        raise ValueError(
+            f"{path}, {_WIDTH_KEY}: expected "
+            f"{' or '.join(f'{size} ({name})' for size, name in _WIDTHS.items())} channels, "
+            f"got {width}"
+        )
+    architecture = _WIDTHS[width]
+    network = _empty_network(architecture)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, value in network.state_dict().items():
+        if key == "backbone.conv1.weight":
+            shapes[key] = (value.shape[0], 3, *value.shape[2:])
+            shapes["backbone.conv_mask.weight"] = (value.shape[0], 1, *value.shape[2:])
+        else:
+            shapes[_published_key(key)] = tuple(value.shape)
+    _check(path, architecture, tensors, shapes)
+    # two convolutions that are summed are one over the concatenated channels
+    stem = [tensors[f"backbone.{name}.weight"].float() for name in ("conv1", "conv_mask")]
+    own = {
+        key: torch.cat(stem, dim=1)
+        if key == "backbone.conv1.weight"
+        else tensors[_published_key(key)]
+        for key in network.state_dict()
+        if not key.endswith(_COUNTER)
+    }
+    _fill(network, own)
+    sha256 = _sha256(path)
+    data = _PUBLISHED_DATA.get(sha256[:8])
+    config = ModelConfig(
+        architecture=architecture,
+        input_size=_PUBLISHED_INPUT_SIZE[architecture],
+        patch_size=64,
+        padding=0,
+        data=f"{data or 'not stated in the file'}; imported from {path.name}, sha256 {sha256}",
+        licence=(
+            "the authors' (code Apache-2.0); the training data's terms apply to the weights"
+            + (": non-commercial" if data == "Cityscapes" else "")
+        ),
+    )
+    return network, config, len(tensors)
+
+
+def _published_key(key: str) -> str:
+    key = key.replace("head.classifier.", "decode_head.conv_seg.")
+    return re.sub(r"^head\.", "decode_head.convs.0.", key)
+
+
+def _read_pth(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch checkpoint, without running anything that is in it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a PyTorch checkpoint, got no such file")
+    try:
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in any of its parsers
+        # PyTorch's own message advises to unpickle after all
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ValueError(
+                f"{path}: expected a checkpoint of tensors, got other objects ({refused[1]}); "
+                "nothing in the file was executed"
+            ) from None
+        raise ValueError(
+            f"{path}: expected a readable PyTorch checkpoint, got a damaged or other file "
+            f"({type(error).__name__})"
+        ) from None
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
+    tensors = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path}: expected a state dict of tensors, got {type(value).__name__} at {key!r}"
+            )
+        tensors[key.removeprefix("module.")] = value
+    return tensors
