@@ -115,6 +115,8 @@ def suppress(xs: Int64Array, ys: Int64Array, size: int, nms_iou: float) -> Int64
     Returns:
         (M,) int64 ascending indices of the kept squares.
     """
+    if xs.size == 0:
+        return np.zeros(0, np.int64)
     stencil = _suppression_stencil(size, nms_iou)
     reach = stencil.shape[0] // 2
     left, top = int(xs.min()), int(ys.min())
