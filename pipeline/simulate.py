@@ -112,6 +112,8 @@ def missing_or_leaking(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
         _signed_distance(gt) + 0.01 * size * _smooth_noise(rng, gt.shape, max(0.1 * size, 3)) > 0
     )
     ys, xs = np.nonzero(cv2.morphologyEx(gt.view(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))))
+    if len(xs) == 0:
+        return coarse  # the object fills the view: no outline to bite into
     drawn = coarse.astype(np.uint8)
     for _ in range(int(rng.integers(1, 4))):
         at = int(rng.integers(len(xs)))
@@ -130,8 +132,8 @@ def missing_or_leaking(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
 
 
 def nearly_perfect(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
-    """At most about a pixel off: what a good annotator draws. It should be left alone."""
-    field = _smooth_noise(rng, gt.shape, cell=float(rng.uniform(4, 20)))
+    """About a pixel off, at most 3: what a good annotator draws. It should be left alone."""
+    field = np.clip(_smooth_noise(rng, gt.shape, cell=float(rng.uniform(4, 20))), -2, 2)
     return np.asarray(_signed_distance(gt) + float(rng.uniform(0, 1.2)) * field > 0)
 
 
