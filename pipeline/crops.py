@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +39,8 @@ def crop_patches(
         x0, y0 = bx0 - settings.padding, by0 - settings.padding
         x1, y1 = bx1 + settings.padding, by1 + settings.padding
         ix0, iy0, ix1, iy1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        pixels: npt.NDArray[np.uint8] = image[iy0:iy1, ix0:ix1]
-        object_pixels = mask.read((ix0, iy0, ix1, iy1)).view(np.uint8)
+        pixels: npt.NDArray[Any] = image[iy0:iy1, ix0:ix1]
+        object_pixels: npt.NDArray[Any] = mask.read((ix0, iy0, ix1, iy1)).view(np.uint8)
         if (ix0, iy0, ix1, iy1) != (x0, y0, x1, y1):
             beyond = (iy0 - y0, y1 - iy1, ix0 - x0, x1 - ix1)
             pixels = cv2.copyMakeBorder(pixels, *beyond, border)

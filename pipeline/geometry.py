@@ -124,7 +124,7 @@ def suppress(xs: Int64Array, ys: Int64Array, size: int, nms_iou: float) -> Int64
     rows = int(ys.max()) - top + 1 + 2 * reach
     dropped = np.zeros((rows, columns), np.bool_)
     # Reading single pixels through a memoryview costs a third of numpy indexing.
-    flat = memoryview(dropped.reshape(-1).view(np.uint8))
+    flat = dropped.reshape(-1).view(np.uint8).data
     x, y = xs - left, ys - top
     kept = []
     for index, position in enumerate(((y + reach) * columns + x + reach).tolist()):
@@ -183,7 +183,7 @@ def _suppression_stencil(size: int, nms_iou: float) -> BoolArray:
     stencil[size - 1, size - 1] = True  # a square drops itself, whatever rounding says
     reach = int(np.flatnonzero(stencil.any(axis=0))[-1]) - (size - 1)
     middle = slice(size - 1 - reach, size + reach)
-    return stencil[middle, middle]
+    return np.asarray(stencil[middle, middle])
 
 
 def _uncovered(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pipeline.instance import BoolArray, Size, UInt8Array
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
+# what Pillow's decoders raise on damaged files
+_DECODER_ERRORS = (OSError, SyntaxError, EOFError, ValueError, TypeError, IndexError, struct.error)
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})  # these swap width and height
 
@@ -39,39 +39,30 @@ def read_image(path: Path, mask_size: Size | None = None) -> Photograph:
 
     Args:
         path: of any format that Pillow reads; the name's ending does not matter.
-        mask_size: (height, width) of the masks that belong to the image, where known.
+        mask_size: (height, width) of the masks that belong to the image, where known; it decides
+            about the orientation only.
 
     Raises:
-        ValueError: the file is missing, truncated, not an image, or its size is not mask_size.
+        ValueError: the file is missing, truncated or not an image.
     """
-    with _opened(path) as file:
-        notes = []
-        mode, stored = file.mode, (file.height, file.width)
-        turn = int(file.getexif().get(ExifTags.Base.Orientation, 1) or 1)
-        if any(";16" in str(tile) for tile in getattr(file, "tile", ())) or (
-            mode in _SIXTEEN_BIT_GREY
-        ):
-            notes.append("16 bits per channel: the upper 8 are used")
-        file.load()
-        pixels = _to_rgb(file, path)
-        if file.has_transparency_data:
-            notes.append("alpha channel dropped")
-        if mode == "CMYK":
-            notes.append("CMYK converted to RGB without a colour profile")
-        if turn != 1:
-            turned = stored[::-1] if turn in _ORIENTATIONS_THAT_TURN else stored
-            if mask_size is not None and mask_size == stored != turned:
-                notes.append(f"EXIF orientation {turn} ignored: the masks fit the stored pixels")
-            else:
-                upright = Image.fromarray(pixels)
-                upright.getexif()[ExifTags.Base.Orientation] = turn
-                pixels = np.asarray(ImageOps.exif_transpose(upright))
-                notes.append(f"EXIF orientation {turn} applied")
-    size = (pixels.shape[0], pixels.shape[1])
-    if mask_size is not None and size != mask_size:
-        raise ValueError(
-            f"{path}: expected the size of its masks, {_words(mask_size)}, got {_words(size)}"
-        )
+    file, sixteen_bit = _load(path)
+    notes = []
+    pixels = _to_rgb(file, path)
+    if sixteen_bit:
+        notes.append("16 bits per channel: the upper 8 are used")
+    if file.has_transparency_data:
+        notes.append("alpha channel dropped")
+    if file.mode == "CMYK":
+        notes.append("CMYK converted to RGB without a colour profile")
+    turn = int(file.getexif().get(ExifTags.Base.Orientation, 1) or 1)
+    if turn != 1:
+        stored = (file.height, file.width)
+        turned = stored[::-1] if turn in _ORIENTATIONS_THAT_TURN else stored
+        if mask_size == stored != turned:
+            notes.append(f"EXIF orientation {turn} ignored: the masks fit the stored pixels")
+        else:
+            pixels = _turned(pixels, turn)
+            notes.append(f"EXIF orientation {turn} applied")
     return Photograph(np.ascontiguousarray(pixels), tuple(notes))
 
 
@@ -84,20 +75,12 @@ def read_mask(path: Path) -> BoolArray:
     Raises:
         ValueError: the file is missing, truncated or not an image.
     """
-    with _opened(path) as file:
-        file.load()
-        values: npt.NDArray[Any] = np.asarray(file)
-        bands = file.getbands()
+    file, _ = _load(path)
+    values: npt.NDArray[Any] = np.asarray(file)
     if values.ndim == 3:
-        colours = [index for index, band in enumerate(bands) if band not in ("A", "a")]
+        colours = [index for index, band in enumerate(file.getbands()) if band not in ("A", "a")]
         return np.asarray(values[..., colours].any(axis=-1))
     return np.asarray(values != 0)
-
-
-def read_size(path: Path) -> Size:
-    """The (height, width) of an image file, from its header."""
-    with _opened(path) as file:
-        return file.height, file.width
 
 
 def _to_rgb(file: Image.Image, path: Path) -> UInt8Array:
@@ -112,23 +95,30 @@ def _to_rgb(file: Image.Image, path: Path) -> UInt8Array:
     return np.asarray(file.convert("RGB"))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; whatever is wrong with the file becomes a ValueError that names it."""
+def _turned(pixels: UInt8Array, orientation: int) -> UInt8Array:
+    image = Image.fromarray(pixels)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _load(path: Path) -> tuple[Image.Image, bool]:
+    """Read a file whole; whatever is wrong with it becomes a ValueError that names it.
+
+    Returns:
+        The image, and whether the file has 16 bits per channel (Pillow keeps them for grey only).
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                yield file
+                tiles = str(getattr(file, "tile", ""))
+                file.load()
+                return file, ";16" in tiles or file.mode in _SIXTEEN_BIT_GREY
     except FileNotFoundError:
         raise ValueError(f"{path}: expected an image, found no file") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: expected an image of reasonable size, got {error}") from None
-    except Image.UnidentifiedImageError:
+        raise ValueError(f"{path}: expected an image of reasonable size, got: {error}") from None
+    except UnidentifiedImageError:
         raise ValueError(f"{path}: expected an image, got a file that is none") from None
-    except (OSError, SyntaxError, EOFError, struct.error) as error:
+    except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: expected a readable image, got: {error}") from None
-
-
-def _words(size: Size) -> str:
-    return f"{size[1]} x {size[0]} pixels"

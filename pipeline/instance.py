@@ -48,8 +48,9 @@ class Mask:
         self.bitmap.setflags(write=False)
 
     @classmethod
-    def from_array(cls, array: npt.NDArray[Any], offset: tuple[int, int] = (0, 0),
-                   size: Size | None = None) -> Mask:
+    def from_array(
+        cls, array: npt.NDArray[Any], offset: tuple[int, int] = (0, 0), size: Size | None = None
+    ) -> Mask:
         """Wrap an array, cut to the tight window of its non-zero pixels.
 
         Args:

@@ -28,9 +28,7 @@ def mask_head(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     cells_x = max(right - left, 2.0) / MASK_HEAD_GRID
     cells_y = max(bottom - top, 2.0) / MASK_HEAD_GRID
     # Smoothing by a box of one cell and sampling at the cell centres is the area average.
-    blurred = cv2.blur(
-        gt.astype(np.float32), (max(round(cells_x), 1), max(round(cells_y), 1))
-    )
+    blurred = cv2.blur(gt.astype(np.float32), (max(round(cells_x), 1), max(round(cells_y), 1)))
     to_image = np.array(
         [[cells_x, 0, left + cells_x / 2 - 0.5], [0, cells_y, top + cells_y / 2 - 0.5]]
     )
@@ -41,7 +39,9 @@ def mask_head(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     )
     grid = cv2.GaussianBlur(grid, (0, 0), float(rng.uniform(0.3, 1.0)))
-    grid += float(rng.uniform(0, 0.25)) * _smooth_noise(rng, grid.shape, cell=rng.uniform(1.5, 6))
+    grid = grid + float(rng.uniform(0, 0.25)) * _smooth_noise(
+        rng, grid.shape, cell=rng.uniform(1.5, 6)
+    )
     threshold = 0.5 + rng.normal(0, 0.05)
     pasted = cv2.warpAffine(
         grid,
@@ -57,9 +57,7 @@ def polygon(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """A quick polygon: simplified contours, vertices a little off, small holes filled."""
     diagonal = float(np.hypot(*(np.subtract(_box(gt)[2:], _box(gt)[:2]))))
     tolerance = float(rng.uniform(0.005, 0.03)) * diagonal
-    contours, levels = cv2.findContours(
-        gt.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
+    contours, levels = cv2.findContours(gt.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     drawn = np.zeros(gt.shape, np.uint8)
     for is_hole in (False, True):
         for contour, level in zip(contours, levels[0] if levels is not None else (), strict=True):
@@ -97,20 +95,17 @@ def low_resolution(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
         interpolation=cv2.INTER_AREA,
     )
     if rng.random() < 0.5:
-        enlarged = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+        how = cv2.INTER_LINEAR
     else:
-        enlarged = cv2.resize(
-            (small > 0.5).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
-        )
-    return np.asarray(enlarged, np.bool_)
+        how, small = cv2.INTER_NEAREST, (small > 0.5).astype(np.float32)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=how) > 0.5)
 
 
 def missing_or_leaking(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """Bites out of the object and leaks into the background, on a slightly displaced outline."""
     size = _long_side(gt)
-    coarse = (
-        _signed_distance(gt) + 0.01 * size * _smooth_noise(rng, gt.shape, max(0.1 * size, 3)) > 0
-    )
+    field = _smooth_noise(rng, gt.shape, max(0.1 * size, 3))
+    coarse = np.asarray(_signed_distance(gt) + 0.01 * size * field > 0)
     ys, xs = np.nonzero(cv2.morphologyEx(gt.view(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))))
     if len(xs) == 0:
         return coarse  # the object fills the view: no outline to bite into
@@ -195,9 +190,7 @@ def _signed_distance(gt: BoolArray) -> Float32Array:
     return np.asarray(distance - np.where(gt, 0.5, -0.5), np.float32)
 
 
-def _smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], cell: float
-) -> Float32Array:
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell: float) -> Float32Array:
     """Noise of standard deviation about 1 that varies over `cell` pixels."""
     height, width = shape[0], shape[1]
     small = rng.normal(size=(int(height / cell) + 2, int(width / cell) + 2)).astype(np.float32)

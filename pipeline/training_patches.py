@@ -121,9 +121,7 @@ def sample_patches(
     labels = labels[(labels != 0) & (labels != IGNORE)]
     if labels.size == 0:
         return None
-    image, instance_map = _augmented_view(
-        image, instance_map, int(rng.choice(labels)), rng
-    )
+    image, instance_map = _augmented_view(image, instance_map, int(rng.choice(labels)), rng)
     gt = instance_map == 1
     if np.count_nonzero(gt) < MIN_AREA:
         return None
@@ -217,7 +215,7 @@ def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
     how = cv2.INTER_AREA if patch.shape[0] > input_size else cv2.INTER_LINEAR
     share = cv2.resize((patch == 1).astype(np.float32), side, interpolation=how)
     unknown = cv2.resize((patch == IGNORE).astype(np.float32), side, interpolation=how)
-    target = (share > 0.5).astype(np.uint8)
+    target = np.asarray(share > 0.5, np.uint8)
     target[unknown > 0.3] = TARGET_IGNORE
     return target
 
@@ -240,12 +238,8 @@ def _photometric(patches: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     result = np.clip(out, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))]
-        result = np.stack(
-            [
-                cv2.imdecode(cv2.imencode(".jpg", patch, quality)[1], cv2.IMREAD_COLOR)
-                for patch in result
-            ]
-        )
+        codes = [cv2.imencode(".jpg", patch, quality)[1] for patch in result]
+        result = np.array([cv2.imdecode(code, cv2.IMREAD_COLOR) for code in codes], np.uint8)
     return result
 
 

@@ -66,14 +66,14 @@ class Trainer:
         self.settings = settings
         self.device = device
         self.checkpoint = checkpoint
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = deepcopy(self.network).eval()
+        self.network: PatchNetwork = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average: PatchNetwork = deepcopy(self.network).eval()
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.network, settings.weight_decay))
         self.step = 0
         if checkpoint.exists():
             self._resume()
 
-    def run(self, batches: Iterable[tuple[Tensor, Tensor]], log: Path) -> nn.Module:
+    def run(self, batches: Iterable[tuple[Tensor, Tensor]], log: Path) -> PatchNetwork:
         """Train up to the last step, logging to a CSV file.
 
         Args:

@@ -1,0 +1,104 @@
+"""A Cityscapes prediction folder, refined into another one with the same files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.batch.job import Loaded, as_prediction, usual_size
+from pipeline.batch.journal import Journal
+from pipeline.batch.output_folder import OutputFolder
+from pipeline.files import stamp
+from pipeline.formats import cityscapes
+from pipeline.images import read_image
+from pipeline.instance import Prediction
+
+
+class CityscapesJob:
+    """Reads `<stem>_pred.txt` and PNGs below a folder; keys are the txts' relative paths.
+
+    Args:
+        folder: of predictions.
+        images: folder of images; `<stem>.*` belongs to `<stem>_pred.txt`, in any subfolder.
+        out: folder for the refined predictions.
+
+    Raises:
+        ValueError: a folder is missing or empty, or `out` is the prediction folder itself.
+    """
+
+    def __init__(self, folder: Path, images: Path, out: Path) -> None:
+        if out.resolve() == folder.resolve():
+            raise ValueError(f"{out}: expected another folder than the predictions to refine")
+        self.folder, self._out = folder, OutputFolder(out)
+        self.work, self.report = self._out.work, self._out.report
+        self._images = ImageIndex(images)
+        self._paths = {
+            path.relative_to(folder).as_posix(): path
+            for path in cityscapes.find_prediction_files(folder)
+            if not path.is_relative_to(out)  # results inside the input are not input
+        }
+
+    def keys(self) -> Sequence[str]:
+        """Relative paths of the txts, sorted."""
+        return list(self._paths)
+
+    def stamp(self, key: str) -> str:
+        """Changes when the txt, one of its masks, or the image does."""
+        path = self._paths[key]
+        stamps = [stamp(path)]
+        try:
+            lines = cityscapes.parse_prediction_file(path, self.folder).lines
+            stamps += [stamp(path.parent / line.file) for line in lines]
+            stamps.append(stamp(self._images.find(_image_stems(path))))
+        except ValueError as error:
+            stamps.append(str(error))
+        return " ".join(stamps)
+
+    def read(self, key: str) -> Loaded:
+        """Read the txt, its masks and the image."""
+        path = self._paths[key]
+        parsed = cityscapes.parse_prediction_file(path, self.folder)
+        if not parsed.lines:
+            raise ValueError(
+                f"{path}: expected lines 'file label score', got an empty file; "
+                "nothing to refine, it is copied as it is"
+            )
+        instances = cityscapes.read_instances(parsed)
+        photograph = read_image(self._images.find(_image_stems(path)), usual_size(instances))
+        names = [str(path.parent / line.file) for line in parsed.lines]
+        prediction = as_prediction(photograph.pixels, instances, names)
+        return Loaded(photograph.pixels, prediction, photograph.notes)
+
+    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+        """Write the PNGs, then the txt."""
+        parsed = cityscapes.parse_prediction_file(self._paths[key], self.folder)
+        inside = os.path.dirname(key)
+        files = cityscapes.encode_prediction(parsed, prediction)
+        return {
+            "files": self._out.write(
+                {os.path.normpath(os.path.join(inside, name)): data for name, data in files.items()}
+            )
+        }
+
+    def is_written(self, entry: Mapping[str, Any]) -> bool:
+        """All files of the image have the content that was written."""
+        return self._out.holds(entry["files"])
+
+    def finish(self, journal: Journal, failed: Set[str]) -> None:
+        """Copy empty txts: an evaluation wants one for each image."""
+        for key, path in self._paths.items():
+            if key in failed and path.is_file() and not path.read_bytes().strip():
+                self._out.write({key: path.read_bytes()})
+
+    def existing_output(self) -> Path | None:
+        """The first txt that a run would overwrite."""
+        return self._out.first_existing(self._paths)
+
+
+def _image_stems(path: Path) -> list[str]:
+    """Predictions may be named without the suffix that Cityscapes images carry."""
+    stem = cityscapes.image_stem(path)
+    return [stem, f"{stem}_leftImg8bit"]

@@ -1,0 +1,133 @@
+"""A COCO results json, refined into another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.batch.job import Loaded
+from pipeline.batch.journal import Journal
+from pipeline.files import stamp, write_atomically
+from pipeline.formats import coco
+from pipeline.images import read_image
+from pipeline.instance import Prediction, Size
+
+
+class CocoJob:
+    """Reads a results json; keys are its image ids as text.
+
+    Refined records wait in the journal until all images are done: the results json appears as a
+    whole. Images that failed are left out of it.
+
+    Args:
+        results: json list of instances.
+        images: folder of images.
+        images_json: any COCO json with `images`, for id -> file name; without it the file name
+            is the id, plain or with leading zeros to 12 digits.
+        out: results json to write.
+
+    Raises:
+        ValueError: a file is missing or not what it should be.
+    """
+
+    def __init__(self, results: Path, images: Path, images_json: Path | None, out: Path) -> None:
+        if out.resolve() == results.resolve():
+            raise ValueError(f"{out}: expected another file than the results to refine")
+        if out.is_dir():
+            raise ValueError(f"{out}: expected a json file for COCO results, got a folder")
+        self.out = out
+        self.work = out.parent / f".{out.name}.bpr"
+        self.report = out.with_name(f"{out.stem}.report.json")
+        self._results = coco.load_results(results)
+        self._file_names = coco.load_file_names(images_json) if images_json else None
+        self._index = ImageIndex(images)
+        self._ids: dict[str, coco.ImageId] = {}
+        for image_id in self._results.by_image:
+            if self._ids.setdefault(str(image_id), image_id) != image_id:
+                raise ValueError(
+                    f"{results}: expected image ids all ints or all text, got both {image_id} "
+                    f"and '{image_id}'"
+                )
+
+    def keys(self) -> Sequence[str]:
+        """Image ids in the order of their first entry."""
+        return list(self._ids)
+
+    def stamp(self, key: str) -> str:
+        """Changes when the image or one of its entries does."""
+        digest = hashlib.sha256()
+        for index in self._results.by_image[self._ids[key]]:
+            digest.update(json.dumps(self._results.records[index]).encode())
+        try:
+            image = stamp(self._image_path(key))
+        except ValueError as error:
+            image = str(error)
+        return f"{digest.hexdigest()} {image}"
+
+    def read(self, key: str) -> Loaded:
+        """Read the image and decode its masks."""
+        image_id = self._ids[key]
+        photograph = read_image(self._image_path(key), self._claimed_size(image_id))
+        size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
+        prediction = coco.read_prediction(self._results, image_id, size)
+        return Loaded(photograph.pixels, prediction, photograph.notes)
+
+    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+        """Nothing is written yet; the journal keeps the refined records."""
+        records = [
+            coco.refined_record(instance.record, instance.mask) for instance in prediction.instances
+        ]
+        return {"records": records}
+
+    def is_written(self, entry: Mapping[str, Any]) -> bool:
+        """The journal itself holds the records."""
+        return "records" in entry
+
+    def finish(self, journal: Journal, failed: Set[str]) -> None:
+        """Write the results json in the order of the input."""
+        text = coco.encode_results(self._refined(journal, failed))
+        write_atomically(self.out, (piece.encode() for piece in text), self.work)
+
+    def existing_output(self) -> Path | None:
+        """The results json, where it exists."""
+        return self.out if self.out.exists() else None
+
+    def _refined(self, journal: Journal, failed: Set[str]) -> Iterator[Mapping[str, Any]]:
+        image, at_hand = "", []  # entries of an image mostly stand together
+        used: Counter[str] = Counter()
+        for record in self._results.records:
+            key = str(record["image_id"])
+            if key not in failed:
+                if key != image:
+                    image, at_hand = key, journal.read(key)["records"]
+                yield at_hand[used[key]]
+                used[key] += 1
+
+    def _claimed_size(self, image_id: coco.ImageId) -> Size | None:
+        """The size that the first RLE of an image names."""
+        for index in self._results.by_image[image_id]:
+            segmentation = self._results.records[index].get("segmentation")
+            if isinstance(segmentation, dict):
+                match segmentation.get("size"):
+                    case [int(height), int(width)]:
+                        return height, width
+        return None
+
+    def _image_path(self, key: str) -> Path:
+        image_id = self._ids[key]
+        if self._file_names is None:
+            return self._index.find([key, key.zfill(12)])
+        if image_id not in self._file_names:
+            raise ValueError(f"image id {key}: expected an entry in 'images' of the images json")
+        name = self._file_names[image_id]
+        folder = self._index.folder
+        for path in (folder / name, folder / Path(name).name):
+            if path.is_file() and not os.path.normpath(name).startswith(".."):
+                return path
+        raise ValueError(f"{folder / name}: expected an image, found no file")

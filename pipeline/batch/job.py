@@ -1,0 +1,95 @@
+"""What the batch run needs of a set of predictions, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.batch.journal import Journal
+from pipeline.instance import Instance, Prediction, Size, UInt8Array
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One image of a job, read."""
+
+    image: UInt8Array  # (H, W, 3) RGB
+    prediction: Prediction
+    notes: tuple[str, ...]  # what had to be done to the image, in words
+
+
+class Job(Protocol):
+    """Predictions to refine, image by image, from one place to another."""
+
+    @property
+    def work(self) -> Path:
+        """Folder for the journal and for files that are being written."""
+
+    @property
+    def report(self) -> Path:
+        """Where the report goes."""
+
+    def keys(self) -> Sequence[str]:
+        """Names of the images, unique and in order."""
+
+    def stamp(self, key: str) -> str:
+        """Changes when the files that an image is read from do."""
+
+    def read(self, key: str) -> Loaded:
+        """Read an image and its masks.
+
+        Raises:
+            ValueError: something is wrong with its files; the message says what and where.
+        """
+
+    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+        """Write a refined prediction; returns what the journal must remember, json-ready.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+
+    def is_written(self, entry: Mapping[str, Any]) -> bool:
+        """The files of a journal entry are there as they were written."""
+
+    def finish(self, journal: Journal, failed: Set[str]) -> None:
+        """Write what can only be written when all images but the failed ones are done."""
+
+    def existing_output(self) -> Path | None:
+        """A file that a run would overwrite, if there is one."""
+
+
+def as_prediction(
+    image: UInt8Array, instances: Sequence[Instance], names: Sequence[str]
+) -> Prediction:
+    """Join masks with their image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        instances: with masks of any size.
+        names: of their mask files, for the error.
+
+    Raises:
+        ValueError: a mask has another size than the image.
+    """
+    size: Size = (image.shape[0], image.shape[1])
+    for instance, name in zip(instances, names, strict=True):
+        if instance.mask.size != size:
+            raise ValueError(
+                f"{name}: expected a mask of the size of its image, {words(size)}, "
+                f"got {words(instance.mask.size)}"
+            )
+    return Prediction(size, tuple(instances))
+
+
+def usual_size(instances: Sequence[Instance]) -> Size | None:
+    """The size that most masks have; None without masks."""
+    sizes = [instance.mask.size for instance in instances]
+    return max(sizes, key=sizes.count) if sizes else None
+
+
+def words(size: Size) -> str:
+    """A size as people write it."""
+    return f"{size[1]} x {size[0]} pixels"

@@ -1,0 +1,71 @@
+"""One image with mask files, refined into a folder of PNGs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.job import Loaded, as_prediction, usual_size
+from pipeline.batch.journal import Journal
+from pipeline.batch.output_folder import OutputFolder
+from pipeline.files import stamp
+from pipeline.formats.cityscapes import encode_mask
+from pipeline.images import read_image, read_mask
+from pipeline.instance import Instance, Mask, Prediction
+
+
+class MaskFilesJob:
+    """Reads one image and its masks; each refined mask becomes `<its name>.png`.
+
+    Args:
+        image: image file; its name is the only key.
+        masks: one file per instance, non-zero is the object.
+        out: folder for the refined masks.
+
+    Raises:
+        ValueError: two masks would get the same name, or a mask would be overwritten.
+    """
+
+    def __init__(self, image: Path, masks: Sequence[Path], out: Path) -> None:
+        self.image, self.masks, self._out = image, tuple(masks), OutputFolder(out)
+        self.work, self.report = self._out.work, self._out.report
+        names = [f"{mask.stem}.png" for mask in masks]
+        for mask, name in zip(masks, names, strict=True):
+            if names.count(name) > 1:
+                raise ValueError(f"{mask}: expected masks of different names, got {name} twice")
+            if (out / name).resolve() == mask.resolve():
+                raise ValueError(f"{out}: expected another folder than that of {mask}")
+        self._names = names
+
+    def keys(self) -> Sequence[str]:
+        """The name of the image."""
+        return [self.image.name]
+
+    def stamp(self, key: str) -> str:
+        """Changes when a file does; a key stands for one list of masks only."""
+        return " ".join(f"{path}:{stamp(path)}" for path in (self.image, *self.masks))
+
+    def read(self, key: str) -> Loaded:
+        """Read the image and the masks."""
+        instances = [Instance(Mask.from_array(read_mask(path)), 0, 1.0) for path in self.masks]
+        photograph = read_image(self.image, usual_size(instances))
+        names = [str(path) for path in self.masks]
+        prediction = as_prediction(photograph.pixels, instances, names)
+        return Loaded(photograph.pixels, prediction, photograph.notes)
+
+    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+        """Write one PNG per mask."""
+        masks = zip(self._names, prediction.instances, strict=True)
+        return {"files": self._out.write({name: encode_mask(item.mask) for name, item in masks})}
+
+    def is_written(self, entry: Mapping[str, Any]) -> bool:
+        """All masks have the content that was written."""
+        return self._out.holds(entry["files"])
+
+    def finish(self, journal: Journal, failed: Set[str]) -> None:
+        """Nothing is left to write."""
+
+    def existing_output(self) -> Path | None:
+        """The first mask that a run would overwrite."""
+        return self._out.first_existing(self._names)

@@ -1,0 +1,240 @@
+"""The batch run: read, refine and write a job's images, overlapped, resumable, with a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.batch.job import Job, Loaded
+from pipeline.batch.journal import Journal
+from pipeline.files import write_atomically
+from pipeline.instance import Mask, Prediction
+from pipeline.predictor import MaskPredictor
+from pipeline.refine import Answer, Plan, merge, plan, predict
+from pipeline.settings import PatchSettings
+from pipeline.threads import map_ahead
+
+JOURNAL = "journal.jsonl"
+READERS = 2  # threads that decode images and choose patches
+WRITERS = 2  # threads that reassemble and encode masks
+AHEAD = 4  # images read before the network needs them, and as many being written
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that was left out, and why."""
+
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    total: int  # images
+    refined: int = 0
+    already_done: int = 0
+    failures: tuple[Failure, ...] = ()
+    patches: int = 0  # of this run
+
+    @property
+    def finished(self) -> int:
+        """Images that need no more work."""
+        return self.refined + self.already_done + len(self.failures)
+
+
+def run_batch(
+    job: Job,
+    predictor: MaskPredictor,
+    settings: PatchSettings,
+    batch_size: int,
+    about: Mapping[str, Any],
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Refine what a job holds and write its report.
+
+    Images are read ahead and written behind the network by threads; memory holds a few images,
+    whatever the size of the job. Every finished image is in the journal: after a kill the same
+    call goes on. Images that cannot be read are reported and left out.
+
+    Args:
+        job: what to refine.
+        predictor: the network.
+        settings: how patches are cut.
+        batch_size: patches predicted together.
+        about: what else the results depend on (weights, version), json-ready; a journal made
+            with another `about` or other settings is not continued.
+        overwrite: forget what earlier runs did.
+        on_progress: called after every image.
+
+    Raises:
+        ValueError: the output belongs to a run with other settings, or to something else.
+        OSError: the output cannot be written.
+    """
+    if overwrite:
+        shutil.rmtree(job.work, ignore_errors=True)
+    elif not job.work.exists() and (existing := job.existing_output()):
+        raise ValueError(
+            f"{existing}: exists, but not from a run that can be continued; "
+            "choose another place or add --overwrite"
+        )
+    for torn in job.work.glob("*.partial"):
+        torn.unlink()
+    header = {"settings": asdict(settings), "input_size": predictor.input_size, **about}
+    try:
+        journal = Journal(job.work / JOURNAL, header)
+    except ValueError as difference:
+        raise ValueError(
+            f"{job.work.parent}: holds results of another set-up ({difference}); "
+            "choose another place or add --overwrite"
+        ) from None
+    with closing(journal):
+        return _run(job, predictor, settings, batch_size, header, journal, on_progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """An image on its way, or why it is not."""
+
+    key: str
+    stamp: str
+    loaded: Loaded | None = None
+    plan: Plan | None = None
+    reason: str = ""
+    is_done: bool = False
+
+
+def _run(
+    job: Job,
+    predictor: MaskPredictor,
+    settings: PatchSettings,
+    batch_size: int,
+    header: Mapping[str, Any],
+    journal: Journal,
+    on_progress: Callable[[Progress], None],
+) -> Progress:
+    started = time.perf_counter()
+    keys = job.keys()
+    counts = _Counts(len(keys), on_progress)
+
+    def read(key: str) -> _Read:
+        stamp = job.stamp(key)
+        if key in journal:
+            entry = journal.read(key)
+            if entry["stamp"] == stamp and job.is_written(entry):
+                return _Read(key, stamp, is_done=True)
+        try:
+            loaded = job.read(key)
+        except ValueError as error:
+            return _Read(key, stamp, reason=str(error))
+        return _Read(key, stamp, loaded, plan(loaded.image, loaded.prediction, settings, key))
+
+    on_their_way: dict[str, _Read] = {}
+
+    def plans() -> Iterator[Plan]:
+        for item in map_ahead(read, keys, READERS, AHEAD):
+            if item.plan is not None:
+                on_their_way[item.key] = item
+                yield item.plan
+            elif item.is_done:
+                counts.skip()
+            else:
+                counts.fail(item.key, item.reason)
+
+    def write(answer: Answer) -> tuple[_Read, Mapping[str, Any]]:
+        item = on_their_way.pop(answer.plan.name)
+        assert item.loaded is not None
+        refined = merge(answer)
+        entry = {
+            "stamp": item.stamp,
+            "instances": len(refined.instances),
+            "patches": answer.plan.num_patches,
+            "changed_pixels": _changed_pixels(answer.plan.prediction, refined),
+            "notes": list(item.loaded.notes),
+            **job.write(item.key, refined),
+        }
+        return item, entry
+
+    answers = predict(plans(), predictor, batch_size)
+    for item, entry in map_ahead(write, answers, WRITERS, AHEAD):
+        journal.append(item.key, entry)
+        counts.finish(entry["patches"])
+    job.finish(journal, {failure.image for failure in counts.progress.failures})
+    elapsed = time.perf_counter() - started
+    report = _report(header, counts.progress, journal, elapsed)
+    write_atomically(job.report, json.dumps(report, indent=1).encode() + b"\n", job.work)
+    return counts.progress
+
+
+class _Counts:
+    """The progress of a run, told to the caller as it changes."""
+
+    def __init__(self, total: int, on_progress: Callable[[Progress], None]) -> None:
+        self.progress = Progress(total)
+        self._tell = on_progress
+
+    def skip(self) -> None:
+        self._change(already_done=self.progress.already_done + 1)
+
+    def fail(self, key: str, reason: str) -> None:
+        self._change(failures=(*self.progress.failures, Failure(key, reason)))
+
+    def finish(self, patches: int) -> None:
+        self._change(refined=self.progress.refined + 1, patches=self.progress.patches + patches)
+
+    def _change(self, **fields: Any) -> None:
+        self.progress = Progress(**{**vars(self.progress), **fields})
+        self._tell(self.progress)
+
+
+def _changed_pixels(before: Prediction, after: Prediction) -> int:
+    return sum(
+        _differing(coarse.mask, refined.mask)
+        for coarse, refined in zip(before.instances, after.instances, strict=True)
+    )
+
+
+def _differing(first: Mask, second: Mask) -> int:
+    """Pixels in which two masks of one image differ."""
+    boxes = [mask.window for mask in (first, second) if not mask.is_empty]
+    if not boxes:
+        return 0
+    x0, y0 = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    x1, y1 = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    union = (x0, y0, x1, y1)
+    return int(np.count_nonzero(first.read(union) != second.read(union)))
+
+
+def _report(
+    header: Mapping[str, Any], progress: Progress, journal: Journal, elapsed: float
+) -> dict[str, Any]:
+    failed = {failure.image for failure in progress.failures}
+    totals = {"instances": 0, "patches": 0, "changed_pixels": 0}
+    notes = []
+    for entry in journal.entries():
+        if entry["key"] not in failed:
+            for name in totals:
+                totals[name] += entry[name]
+            notes += [{"image": entry["key"], "note": note} for note in entry["notes"]]
+    return {
+        **header,
+        "images": {
+            "total": progress.total,
+            "refined": progress.refined,
+            "already_done": progress.already_done,
+            "failed": len(failed),
+        },
+        **totals,
+        "elapsed_s": round(elapsed, 3),
+        "failures": [asdict(failure) for failure in progress.failures],
+        "notes": notes,
+    }

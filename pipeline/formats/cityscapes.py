@@ -1,0 +1,147 @@
+"""Cityscapes prediction folders: `<stem>_pred.txt` files and the mask PNGs that they list.
+
+A line is `file label score`, split on blanks; the file is relative to the folder of its txt.
+Source: evalInstanceLevelSemanticLabeling.py of cityscapesScripts.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.images import read_mask
+from pipeline.instance import Instance, Mask, Prediction
+
+SUFFIX = "_pred.txt"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One predicted instance as the txt names it."""
+
+    file: str  # relative to the folder of the txt
+    label: int
+    score: float
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """A parsed `<stem>_pred.txt`; its masks are not read yet."""
+
+    path: Path
+    content: bytes  # the txt as it is, to be written again unchanged
+    lines: tuple[Line, ...]
+
+
+def find_prediction_files(folder: Path) -> list[Path]:
+    """All `*_pred.txt` below a folder, sorted; hidden folders are passed over.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(
+        path
+        for path in folder.rglob(f"*{SUFFIX}")
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+    )
+    if not found:
+        raise ValueError(f"{folder}: expected files <image name>{SUFFIX}, found none")
+    return found
+
+
+def image_stem(path: Path) -> str:
+    """The stem of the image that a `<stem>_pred.txt` belongs to."""
+    return path.name[: -len(SUFFIX)]
+
+
+def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
+    """Read a txt without its masks.
+
+    Args:
+        path: of the txt.
+        folder: of the whole prediction; masks must lie inside.
+
+    Raises:
+        ValueError: a line is not `file label score`, or its file leaves the folder.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: expected a readable file, got: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected text in UTF-8, got other bytes") from None
+    inside = path.parent.relative_to(folder)
+    lines = []
+    for number, row in enumerate(text.splitlines(), start=1):
+        words = row.split()
+        if not words:
+            continue
+        where = f"{path}, line {number}"
+        if len(words) != 3:
+            raise ValueError(f"{where}: expected 'file label score', got {row.strip()!r}")
+        # by name, not by following links: masks that are links to another disk are fine
+        if os.path.isabs(words[0]) or os.path.normpath(inside / words[0]).startswith(".."):
+            raise ValueError(
+                f"{where}: expected a file inside {folder}, named relative to the txt, "
+                f"got {words[0]!r}"
+            )
+        label = _number(words[1], f"{where}: expected a label id")
+        if label != int(label):
+            raise ValueError(f"{where}: expected a label id (integer), got {words[1]!r}")
+        score = _number(words[2], f"{where}: expected a score")
+        lines.append(Line(words[0], int(label), score))
+    return PredictionFile(path, content, tuple(lines))
+
+
+def read_instances(file: PredictionFile) -> tuple[Instance, ...]:
+    """Read the masks of a txt, in its order. They may differ in size: see `check_sizes`.
+
+    Raises:
+        ValueError: a mask is missing or broken.
+    """
+    return tuple(
+        Instance(
+            Mask.from_array(read_mask(file.path.parent / line.file)),
+            line.label,
+            line.score,
+            {"file": line.file},
+        )
+        for line in file.lines
+    )
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """A mask as an 8-bit PNG of the whole image, 0 and 255."""
+    pixels = mask.to_array().view(np.uint8) * np.uint8(255)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", compress_level=3)
+    return buffer.getvalue()
+
+
+def encode_prediction(file: PredictionFile, prediction: Prediction) -> dict[str, bytes]:
+    """The files of a refined prediction, by path relative to the folder of the txt.
+
+    File names, order, labels and the text of scores stay: the txt is the same, byte for byte.
+    It comes last, so that it never names a mask that is not there.
+    """
+    files = {
+        instance.record["file"]: encode_mask(instance.mask) for instance in prediction.instances
+    }
+    return {**files, file.path.name: file.content}
+
+
+def _number(text: str, expectation: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{expectation} (a number), got {text!r}")
+    return value

@@ -1,0 +1,146 @@
+"""COCO results: one json list of instances, each with image_id and segmentation."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats import rle
+from pipeline.instance import Instance, Mask, Prediction, Size
+
+ImageId = int | str
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResults:
+    """A results file: its records as they came, grouped by image.
+
+    Segmentations stay compressed until an image is read.
+    """
+
+    path: Path
+    records: tuple[Mapping[str, Any], ...]  # in the order of the file
+    by_image: Mapping[ImageId, tuple[int, ...]]  # image id -> positions in records
+
+
+def load_results(path: Path) -> CocoResults:
+    """Read a results json; masks are decoded later, image by image.
+
+    Raises:
+        ValueError: not a json list of objects with an image_id.
+    """
+    content = load_json(path)
+    if not isinstance(content, list):
+        raise ValueError(
+            f"{path}: expected COCO results (a json list of instances), got a json {_kind(content)}"
+        )
+    by_image: dict[ImageId, list[int]] = {}
+    for index, record in enumerate(content):
+        image_id = record.get("image_id") if isinstance(record, dict) else None
+        if not isinstance(image_id, (int, str)) or isinstance(image_id, bool):
+            raise ValueError(
+                f"{path}, entry {index}: expected an object with an image_id (int or text), "
+                f"got {_kind(record) if not isinstance(record, dict) else repr(image_id)}"
+            )
+        by_image.setdefault(image_id, []).append(index)
+    return CocoResults(path, tuple(content), {key: tuple(value) for key, value in by_image.items()})
+
+
+def load_file_names(path: Path) -> dict[ImageId, str]:
+    """The file name of each image id, from any COCO json with `images`.
+
+    Raises:
+        ValueError: the json has no list `images` of objects with id and file_name.
+    """
+    content = load_json(path)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise ValueError(f"{path}: expected a COCO json with a list 'images', found none")
+    names: dict[ImageId, str] = {}
+    for index, image in enumerate(images):
+        try:
+            names[image["id"]] = str(image["file_name"])
+        except (TypeError, KeyError):
+            raise ValueError(
+                f"{path}, images, entry {index}: expected an object with id and file_name"
+            ) from None
+    return names
+
+
+def read_prediction(results: CocoResults, image_id: ImageId, size: Size) -> Prediction:
+    """Decode the instances of one image.
+
+    Args:
+        results: from `load_results`.
+        image_id: one of its images.
+        size: (height, width) of the image file.
+
+    Raises:
+        ValueError: an entry has no segmentation, one of another size, or a score or
+            category_id that is no number.
+    """
+    instances = []
+    for index in results.by_image[image_id]:
+        record = results.records[index]
+        try:
+            mask = rle.decode(record.get("segmentation"), size)
+            label = int(_number(record, "category_id", 0))
+            score = _number(record, "score", 1.0)
+        except ValueError as error:
+            raise ValueError(f"{results.path}, entry {index}: {error}") from None
+        instances.append(Instance(mask, label, score, record))
+    return Prediction(size, tuple(instances))
+
+
+def refined_record(record: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
+    """A record with another mask: segmentation as compressed RLE; bbox and area where it has them.
+
+    All other fields stay, in their order.
+    """
+    x0, y0, x1, y1 = mask.window
+    new: dict[str, Any] = {"segmentation": rle.encode(mask)}
+    if "bbox" in record:
+        new["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+    if "area" in record:
+        new["area"] = mask.area
+    return {**record, **new}
+
+
+def encode_results(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The text of a results json, a record at a time."""
+    yield "["
+    for index, record in enumerate(records):
+        yield ("\n" if index == 0 else ",\n") + json.dumps(record)
+    yield "\n]\n"
+
+
+def load_json(path: Path) -> Any:
+    """Read a json file.
+
+    Raises:
+        ValueError: missing or not json; the message names file and line.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise ValueError(f"{path}: expected a readable json file, got: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected json, got: {error}") from None
+
+
+def _number(record: Mapping[str, Any], name: str, default: float) -> float:
+    value = record.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    return float(value)
+
+
+def _kind(value: Any) -> str:
+    return {dict: "object", list: "list", str: "text", type(None): "null"}.get(
+        type(value), "number"
+    )

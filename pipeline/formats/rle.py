@@ -1,0 +1,129 @@
+"""COCO segmentations: run-length codes (compressed or not) and polygons.
+
+pycocotools writes the codes and draws the polygons. Reading is ours, because pycocotools
+trusts a code's size: counts that do not add up to it leave memory unset or written past its end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from pipeline.instance import Int64Array, Mask, Size
+
+
+def encode(mask: Mask) -> dict[str, Any]:
+    """Write a mask as compressed RLE.
+
+    Returns:
+        {"size": [height, width], "counts": str}, ready for json.
+    """
+    code = coco_mask.encode(np.asfortranarray(mask.to_array().view(np.uint8)))
+    return {"size": list(mask.size), "counts": code["counts"].decode("ascii")}
+
+
+def decode(segmentation: Any, size: Size) -> Mask:
+    """Read a COCO segmentation of an image of known size.
+
+    Args:
+        segmentation: RLE with counts as text or as a list, or a list of polygons
+            [x0, y0, x1, y1, ...] in pixels.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: not a segmentation, or one of another size than the image.
+    """
+    if isinstance(segmentation, dict):
+        return _decode_rle(segmentation, size)
+    if isinstance(segmentation, list):
+        return _decode_polygons(segmentation, size)
+    raise ValueError(
+        f"segmentation: expected RLE or a list of polygons, got {_short(segmentation)}"
+    )
+
+
+def _decode_rle(code: dict[str, Any], size: Size) -> Mask:
+    claimed, counts = code.get("size"), code.get("counts")
+    if claimed != list(size):
+        raise ValueError(f"segmentation: expected RLE size {list(size)}, got {_short(claimed)}")
+    if isinstance(counts, str):
+        runs = _parse_counts(counts)
+    elif isinstance(counts, list) and all(type(run) is int for run in counts):
+        # beyond 2**62 a sum could wrap around and look right
+        runs = np.array([min(max(run, -1), 2**40) for run in counts], np.int64)
+    else:
+        raise ValueError(f"segmentation: expected RLE counts (text or ints), got {_short(counts)}")
+    height, width = size
+    if (runs < 0).any() or int(runs.sum()) != height * width:
+        raise ValueError(
+            f"segmentation: expected RLE counts >= 0 that add up to {height} x {width} = "
+            f"{height * width} pixels, got a sum of {int(runs.sum())}"
+        )
+    ends = np.cumsum(runs)
+    if len(runs) % 2:
+        ends = ends[:-1]
+    if len(ends) == 0 or not runs[1::2].any():
+        return Mask.from_array(np.zeros((0, 0), np.bool_), size=size)
+    # The code runs down the columns: expand only those that the object touches.
+    first = int(ends[0]) // height
+    last = -(-int(ends[-1]) // height)
+    edges = np.clip(np.concatenate([[0], ends, [last * height]]), first * height, last * height)
+    values = np.arange(len(edges) - 1) % 2 == 1
+    columns = np.repeat(values, np.diff(edges)).reshape(last - first, height)
+    return Mask.from_array(np.ascontiguousarray(columns.T), (first, 0), size)
+
+
+def _parse_counts(text: str) -> Int64Array:
+    """Expand a compressed code into its runs.
+
+    Each run is written in groups of 5 bits, least first, as ASCII from 48 on: bit 5 of a
+    character says that more follow, bit 4 of the last one is the sign. From the fourth run on
+    the difference to the run two before it is written.
+    """
+    codes = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError(f"segmentation: expected a compressed RLE, got {_short(text)}")
+    is_last = (codes & 32) == 0
+    starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1])
+    lengths = np.diff(np.append(starts, codes.size))
+    if lengths.max() > 8:  # 40 bits: no image is that large, and shifts stay inside int64
+        raise ValueError(f"segmentation: expected a compressed RLE, got {_short(text)}")
+    position = np.arange(codes.size) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (5 * position), starts)
+    values -= (codes[is_last] & 16 != 0) * (np.int64(1) << (5 * lengths))
+    runs: Int64Array = values.copy()
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])
+    return runs
+
+
+def _decode_polygons(polygons: list[Any], size: Size) -> Mask:
+    height, width = size
+    rings = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(
+                "segmentation: expected polygons as lists of at least 3 points "
+                f"[x0, y0, x1, y1, ...], got {_short(polygon)}"
+            )
+        try:
+            ring = np.array(polygon, np.float64)
+        except (TypeError, ValueError):
+            ring = np.array([np.nan])
+        # far outside, pycocotools would walk an outline of any length
+        if not np.isfinite(ring).all() or np.abs(ring).max() > 10 * (height + width):
+            raise ValueError(
+                f"segmentation: expected polygon points near the image, got {_short(polygon)}"
+            )
+        rings.append(ring.tolist())
+    if not rings:
+        return Mask.from_array(np.zeros((0, 0), np.bool_), size=size)
+    merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
+    return Mask.from_array(coco_mask.decode(merged))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,48 @@
+"""Progress on stderr: a bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class ProgressLine:
+    """Shows how much of a total is done.
+
+    Args:
+        what: plural noun of what is counted.
+        total: how many there are.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._bar = tqdm(total=total, unit=f" {what}") if sys.stderr.isatty() else None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, done: int, remark: str) -> None:
+        """Update to `done`, with a short remark behind."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(remark, refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            print(f"{done} of {self._total} {self._what}, {remark}", file=sys.stderr, flush=True)

@@ -1,0 +1,166 @@
+"""Sharpen the masks of a folder, a COCO results json or mask files.
+
+bpr refine predictions --images leftImg8bit/val --out refined
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.batch.cityscapes_job import CityscapesJob
+from pipeline.batch.coco_job import CocoJob
+from pipeline.batch.job import Job
+from pipeline.batch.mask_files_job import MaskFilesJob
+from pipeline.batch.run import Progress, run_batch
+from pipeline.refine import DEFAULT_BATCH_SIZE
+from pipeline.settings import PatchSettings
+from refiner.predictor import load_predictor
+from scripts.main import INPUT_FAILED
+from scripts.progress import ProgressLine
+
+SHOWN_FAILURES = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr refine`."""
+    parser.add_argument(
+        "pred",
+        type=Path,
+        metavar="PRED",
+        help="folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO results json, "
+        "or, with --masks, one image",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images, subfolders included"
+    )
+    parser.add_argument(
+        "--images-json",
+        type=Path,
+        metavar="J",
+        help="any COCO json with 'images', for the file name of each image id; without it "
+        "files are named by the id, plain or with zeros to 12 digits",
+    )
+    parser.add_argument(
+        "--masks", type=Path, nargs="+", metavar="PNG", help="one mask file per instance of PRED"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for the same files refined (a json file where PRED is one)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="do again what an earlier run has done"
+    )
+    add_refine_options(parser)
+
+
+def add_refine_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what every command that refines takes."""
+    group = parser.add_argument_group("refinement")
+    group.add_argument(
+        "--weights",
+        default="hrnet18s",
+        metavar="NAME_OR_PATH",
+        help="shipped weights by name, a .safetensors of ours, or a published .pth "
+        "(default: %(default)s)",
+    )
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    group.add_argument("--backend", choices=["auto", "torch", "openvino"], default="auto")
+    group.add_argument(
+        "--patch-size",
+        type=_patch_size,
+        metavar="N|auto",
+        help="side of the patches in image pixels, even; auto follows the size of the object "
+        "(default: what the weights were made for)",
+    )
+    group.add_argument(
+        "--padding", type=int, metavar="N", help="context around a patch, pixels (default: ditto)"
+    )
+    group.add_argument(
+        "--nms-iou",
+        type=float,
+        default=0.55,
+        metavar="IOU",
+        help="patches that overlap by this much or more are thinned: lower is faster "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--compat", action="store_true", help="cut and merge patches exactly as the reference does"
+    )
+    group.add_argument(
+        "--batch-size", type=int, default=DEFAULT_BATCH_SIZE, metavar="N", help="patches at once"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Refine; 1 where some images failed."""
+    job = _job(arguments)
+    predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
+    settings = patch_settings(arguments, predictor.config.patch_size, predictor.config.padding)
+    about = {"weights": predictor.name, "weights_sha256": predictor.weights_sha256}
+    with ProgressLine("images", len(job.keys())) as line:
+        progress = run_batch(
+            job,
+            predictor,
+            settings,
+            arguments.batch_size,
+            about,
+            arguments.overwrite,
+            lambda progress: line.show(progress.finished, _remark(progress)),
+        )
+    print(
+        f"{progress.refined} of {progress.total} images refined ({progress.patches} patches), "
+        f"{progress.already_done} already done, {len(progress.failures)} failed. "
+        f"Report: {job.report}"
+    )
+    for failure in progress.failures[:SHOWN_FAILURES]:
+        print(f"failed: {failure.image}: {failure.reason}", file=sys.stderr)
+    if len(progress.failures) > SHOWN_FAILURES:
+        print(f"... and more, all in {job.report}", file=sys.stderr)
+    return INPUT_FAILED if progress.failures else 0
+
+
+def patch_settings(
+    arguments: argparse.Namespace, patch_size: int | None, padding: int
+) -> PatchSettings:
+    """The settings that the options ask for; the weights' own where they say nothing."""
+    if arguments.patch_size is not None:
+        patch_size = None if arguments.patch_size == "auto" else arguments.patch_size
+    if arguments.padding is not None:
+        padding = arguments.padding
+    return PatchSettings(patch_size, padding, arguments.nms_iou, arguments.compat)
+
+
+def _job(arguments: argparse.Namespace) -> Job:
+    pred: Path = arguments.pred
+    if not pred.exists():
+        raise ValueError(f"{pred}: expected predictions, found no file or folder")
+    if arguments.masks:
+        return MaskFilesJob(pred, arguments.masks, arguments.out)
+    if not pred.is_dir() and pred.suffix.lower() != ".json":
+        raise ValueError(
+            f"{pred}: expected a folder of <image>_pred.txt files or a COCO results json; "
+            "for one image, name its masks with --masks"
+        )
+    if arguments.images is None:
+        raise ValueError(f"--images: expected the folder of the images of {pred}, got none")
+    if pred.is_dir():
+        return CityscapesJob(pred, arguments.images, arguments.out)
+    return CocoJob(pred, arguments.images, arguments.images_json, arguments.out)
+
+
+def _remark(progress: Progress) -> str:
+    remark = f"{progress.patches} patches"
+    return remark + f", {len(progress.failures)} failed" if progress.failures else remark
+
+
+def _patch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an even number or auto, got {text!r}") from None
