@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from pipeline.instance import BoolArray, Size, UInt8Array
+from pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
@@ -81,6 +82,18 @@ def read_mask(path: Path) -> BoolArray:
         colours = [index for index, band in enumerate(file.getbands()) if band not in ("A", "a")]
         return np.asarray(values[..., colours].any(axis=-1))
     return np.asarray(values != 0)
+
+
+def encode_png(pixels: UInt8Array) -> bytes:
+    """(H, W) or (H, W, 3) uint8 as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", compress_level=3)
+    return buffer.getvalue()
+
+
+def encode_mask(mask: Mask) -> bytes:
+    """A mask as an 8-bit PNG of the whole image, 0 and 255."""
+    return encode_png(mask.to_array().view(np.uint8) * np.uint8(255))
 
 
 def _to_rgb(file: Image.Image, path: Path) -> UInt8Array:

@@ -10,8 +10,7 @@ from pipeline.batch.job import Loaded, as_prediction, usual_size
 from pipeline.batch.journal import Journal
 from pipeline.batch.output_folder import OutputFolder
 from pipeline.files import stamp
-from pipeline.formats.cityscapes import encode_mask
-from pipeline.images import read_image, read_mask
+from pipeline.images import encode_mask, read_image, read_mask
 from pipeline.instance import Instance, Mask, Prediction
 
 

@@ -6,16 +6,12 @@ Source: evalInstanceLevelSemanticLabeling.py of cityscapesScripts.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from pipeline.images import read_mask
+from pipeline.images import encode_mask, read_mask
 from pipeline.instance import Instance, Mask, Prediction
 
 SUFFIX = "_pred.txt"
@@ -115,14 +111,6 @@ def read_instances(file: PredictionFile) -> tuple[Instance, ...]:
         )
         for line in file.lines
     )
-
-
-def encode_mask(mask: Mask) -> bytes:
-    """A mask as an 8-bit PNG of the whole image, 0 and 255."""
-    pixels = mask.to_array().view(np.uint8) * np.uint8(255)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", compress_level=3)
-    return buffer.getvalue()
 
 
 def encode_prediction(file: PredictionFile, prediction: Prediction) -> dict[str, bytes]:

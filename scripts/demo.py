@@ -1,0 +1,94 @@
+"""Refine coarse masks on photographs that come along, and draw what changed.
+
+bpr demo --out bpr-demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.demo_scenes import DemoScene, load_demo_scenes
+from pipeline.drawing import draw_closeups, draw_comparison
+from pipeline.files import write_atomically
+from pipeline.images import encode_mask, encode_png
+from pipeline.instance import Instance, Prediction
+from pipeline.metrics import boundary_f, boundary_iou
+from pipeline.refine import Plan, merge, plan, predict
+from refiner.predictor import load_predictor
+from scripts.progress import ProgressLine
+from scripts.refine import add_refine_options, patch_settings
+
+COLUMNS = ("Boundary IoU %", "F at 1 px %", "F at 3 px %")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr demo`."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("bpr-demo"), help="folder (default: %(default)s)"
+    )
+    add_refine_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Refine, draw, and compare with outlines drawn with care."""
+    predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
+    settings = patch_settings(arguments, predictor.config.patch_size, predictor.config.padding)
+    scenes = load_demo_scenes()
+    plans = [plan(scene.image, _coarse(scene), settings, scene.name) for scene in scenes]
+    rows = []
+    with ProgressLine("photographs", len(scenes)) as line:
+        answers = predict(plans, predictor, arguments.batch_size)
+        for done, (scene, answer) in enumerate(zip(scenes, answers, strict=True), start=1):
+            refined = merge(answer)
+            _write_pictures(arguments.out, scene, refined)
+            rows += _rows(scene, answer.plan, refined)
+            line.show(done, scene.name)
+    _print_table(rows)
+    print(f"Pictures: {arguments.out}/*_comparison.png and *_closeups.png; masks beside them.")
+    return 0
+
+
+def _coarse(scene: DemoScene) -> Prediction:
+    size = (scene.image.shape[0], scene.image.shape[1])
+    return Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in scene.coarse))
+
+
+def _write_pictures(out: Path, scene: DemoScene, refined: Prediction) -> None:
+    masks = [instance.mask for instance in refined.instances]
+    pictures = {
+        f"{scene.name}_comparison.png": draw_comparison(scene.image, scene.coarse, masks),
+        f"{scene.name}_closeups.png": draw_closeups(scene.image, scene.coarse, masks),
+    }
+    for name, picture in pictures.items():
+        write_atomically(out / name, encode_png(picture))
+    for name, mask in zip(scene.names, masks, strict=True):
+        write_atomically(out / f"{scene.name}_{name.replace(' ', '_')}.png", encode_mask(mask))
+
+
+def _rows(scene: DemoScene, planned: Plan, refined: Prediction) -> list[tuple[str, list[float]]]:
+    """Per object: what it is, then before and after of each metric."""
+    rows = []
+    for name, coarse, instance, truth, boxes in zip(
+        scene.names, scene.coarse, refined.instances, scene.truth, planned.boxes, strict=True
+    ):
+        values = []
+        for mask in (coarse, instance.mask):
+            values += [
+                boundary_iou(mask, truth, ignore=scene.ignore),
+                boundary_f(mask, truth, 1, scene.ignore),
+                boundary_f(mask, truth, 3, scene.ignore),
+            ]
+        rows.append((f"{scene.name}: {name} ({len(boxes)} patches)", values))
+    return rows
+
+
+def _print_table(rows: list[tuple[str, list[float]]]) -> None:
+    """Coarse and refined of every metric, by object and on average."""
+    mean = [sum(column) / len(rows) for column in zip(*(row[1] for row in rows), strict=True)]
+    print("coarse -> refined, against outlines drawn with care".ljust(42), end="")
+    print("".join(f"{name:>20}" for name in COLUMNS))
+    for name, values in [*rows, ("mean", mean)]:
+        before, after = values[: len(COLUMNS)], values[len(COLUMNS) :]
+        cells = [f"{100 * b:.1f} -> {100 * a:.1f}" for b, a in zip(before, after, strict=True)]
+        print(f"{name:<42}" + "".join(f"{cell:>20}" for cell in cells))
