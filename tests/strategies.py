@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from pipeline.instance import BoolArray, Mask
+from pipeline.instance import BoolArray, Mask, Size
 from pipeline.settings import PatchSettings
 
 # A busy machine is no failure; the counts keep the whole folder within seconds.
@@ -16,14 +16,21 @@ quick = settings(deadline=None, max_examples=100)
 
 
 @st.composite
-def bitmaps(draw: st.DrawFn, min_side: int = 1, max_side: int = 80) -> BoolArray:
+def bitmaps(
+    draw: st.DrawFn, min_side: int = 1, max_side: int = 80, size: Size | None = None
+) -> BoolArray:
     """A mask over a whole image, seldom square: empty, full, or shapes added and cut out.
 
     Shapes may leave the image, so objects touch every border; cutting out makes holes, and
     several shapes make several components. Single pixels are set and cleared at the end.
+
+    Args:
+        draw: given by hypothesis.
+        min_side, max_side: of the image, drawn in between.
+        size: (height, width) to use instead.
     """
-    height = draw(st.integers(min_side, max_side))
-    width = draw(st.integers(min_side, max_side))
+    sides = st.integers(min_side, max_side)
+    height, width = size if size is not None else draw(st.tuples(sides, sides))
     kind = draw(st.sampled_from(["shapes"] * 8 + ["empty", "full"]))
     if kind == "empty":
         return np.zeros((height, width), np.bool_)
@@ -44,9 +51,9 @@ def bitmaps(draw: st.DrawFn, min_side: int = 1, max_side: int = 80) -> BoolArray
 
 
 @st.composite
-def masks(draw: st.DrawFn, min_side: int = 1, max_side: int = 80) -> Mask:
+def masks(draw: st.DrawFn, min_side: int = 1, max_side: int = 80, size: Size | None = None) -> Mask:
     """As `bitmaps`, with a tight window or one that has some background around the object."""
-    array = draw(bitmaps(min_side, max_side))
+    array = draw(bitmaps(min_side, max_side, size))
     mask = Mask.from_array(array)
     if mask.is_empty or draw(st.booleans()):
         return mask
