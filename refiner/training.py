@@ -37,6 +37,12 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.steps <= 0:
             raise ValueError(f"steps: expected an int > 0, got {self.steps}")
+        if self.checkpoint_every % self.log_every:
+            # else a resumed run would average a row over fewer steps
+            raise ValueError(
+                f"checkpoint_every: expected a multiple of log_every ({self.log_every}), "
+                f"got {self.checkpoint_every}"
+            )
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine down to 1 % of the peak."""
@@ -86,6 +92,7 @@ class Trainer:
         """
         if self.step >= self.settings.steps:
             return self.average
+        _forget_rows_after(log, self.step)
         self.network.train()
         since, sums, seen = time.perf_counter(), torch.zeros(3), 0
         for patches, targets in batches:
@@ -168,6 +175,14 @@ def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str,
         {"params": decayed, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+def _forget_rows_after(log: Path, step: int) -> None:
+    """Drop rows that a killed run wrote after its last checkpoint: they will come again."""
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= step]
+        log.write_text("".join(lines[:1] + kept))
 
 
 def _append_row(log: Path, row: tuple[float, ...]) -> None:

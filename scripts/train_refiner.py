@@ -53,7 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
     )
     parser.add_argument("--loaders", type=int, default=1, help="processes that make patches")
-    parser.add_argument("--data", default="", help="what the photographs are, for the weights' file")
+    parser.add_argument(
+        "--data", default="", help="what the photographs are, for the weights' file"
+    )
     parser.add_argument("--licence", default="", help="what that allows, likewise")
 
 
