@@ -10,12 +10,12 @@ the same run, so that both sides of a comparison are scored by the same code.
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import click
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -139,49 +139,47 @@ def guided_filter_scores(
     return f"guided filter (radius {share:.0%} of object)", found[share]
 
 
-@click.command(help=__doc__)
-@click.argument("predictions", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--truth",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with images/ and masks/.",
-)
-@click.option(
-    "--before",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Coarse masks of the same instances: adds the share that got worse.",
-)
-@click.option(
-    "--guided-filter", "with_filter", is_flag=True, help="Add the guided filter on --before."
-)
-def main(
-    predictions: tuple[Path, ...], truth: Path, before: Path | None, with_filter: bool
-) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("predictions", nargs="*", type=Path)
+    parser.add_argument("--truth", type=Path, required=True, help="folder with images/ and masks/")
+    parser.add_argument(
+        "--before", type=Path, help="coarse masks of the same instances: adds the share made worse"
+    )
+    parser.add_argument(
+        "--guided-filter",
+        dest="with_filter",
+        action="store_true",
+        help="add the guided filter on --before",
+    )
+    arguments = parser.parse_args(argv)
+    truth, before, with_filter = arguments.truth, arguments.before, arguments.with_filter
     if with_filter and before is None:
-        raise click.UsageError("--guided-filter: expected --before, the masks to filter")
-    folders = [*([before] if before else []), *predictions]
+        parser.error("--guided-filter: expected --before, the masks to filter")
+    folders = [*([before] if before else []), *arguments.predictions]
     if not folders:
-        raise click.UsageError("PREDICTIONS: expected a folder, or --before")
+        parser.error("PREDICTIONS: expected a folder, or --before")
     rows = [
         (str(folder), {pair.name: scores(pair) for pair in read_pairs(folder, truth)})
         for folder in folders
     ]
-    if with_filter and before is not None:
+    if with_filter:
         rows.insert(1, guided_filter_scores(before, truth))
     reference = rows[0][1] if before else None
     width = max(len(name) for name, _ in rows)
     columns = ["n", "bIoU", *(f"F@{t}" for t in TOLERANCES), "worse"]
-    click.echo(" " * width + "".join(f"{column:>8}" for column in columns))
+    print(" " * width + "".join(f"{column:>8}" for column in columns))
     for name, table in rows:
         if reference is not None and table.keys() != reference.keys():
             differ = len(table.keys() ^ reference.keys())
-            raise click.ClickException(f"{name}: expected the masks of {before}, {differ} differ")
+            raise SystemExit(f"{name}: expected the masks of {before}, {differ} differ")
         means = 100 * np.mean(list(table.values()), axis=0)
         cells = "".join(f"{mean:8.1f}" for mean in means)
         lost = [table[k][0] < reference[k][0] - WORSE for k in table] if reference else []
         worse = f"{100 * np.mean(lost):6.0f} %" if reference and table is not reference else ""
-        click.echo(f"{name:{width}}{len(table):8}{cells}{worse:>8}")
+        print(f"{name:{width}}{len(table):8}{cells}{worse:>8}")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ from pipeline.instance import BoolArray, Box, Float32Array, Int64Array, Mask, Si
 from pipeline.settings import PatchSettings
 
 AUTO_PATCH_SIZES = (32, 48, 64, 96, 128, 192, 256)
-AUTO_PATCH_SHARE = 0.25  # of the object's long side
+AUTO_PATCH_SHARE = 0.16  # of the object's long side; LOG.md, 2026-11-21
 
 
 def patch_size_for(mask: Mask, settings: PatchSettings) -> int:
     """The patch size of one instance, in pixels.
 
     A fixed size is returned as it is. With `patch_size=None` it follows the object, because
-    the errors of mask heads and of quick polygons grow with the object: a quarter of the long
-    side of its window, to the nearest of `AUTO_PATCH_SIZES` (by ratio).
+    the errors of mask heads and of quick polygons grow with the object: AUTO_PATCH_SHARE
+    of the long side of its window, to the nearest of `AUTO_PATCH_SIZES` (by ratio).
     """
     if settings.patch_size is not None:
         return settings.patch_size
@@ -180,7 +180,6 @@ def _suppression_stencil(size: int, nms_iou: float) -> BoolArray:
     along = size - np.abs(np.arange(-size + 1, size))
     inter = np.multiply.outer(along, along).astype(np.float32)
     stencil = inter / (np.float32(2 * size * size) - inter) >= np.float32(nms_iou)
-    stencil[size - 1, size - 1] = True  # a square drops itself, whatever rounding says
     reach = int(np.flatnonzero(stencil.any(axis=0))[-1]) - (size - 1)
     middle = slice(size - 1 - reach, size + reach)
     return np.asarray(stencil[middle, middle])

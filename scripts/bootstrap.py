@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
         install("run" if words[0] == "demo" else "dev", cpu)
     except subprocess.CalledProcessError as error:
         print(f"\nsetting up failed at: {' '.join(map(str, error.cmd))}", file=sys.stderr)
+        if "ensurepip" in map(str, error.cmd):
+            print("On Debian and Ubuntu: apt install python3-venv", file=sys.stderr)
         return 1
     if words[0] == "demo":
         return subprocess.call([PYTHON, "-m", "scripts.main", "demo", *words[1:]], cwd=ROOT)
@@ -59,10 +61,10 @@ def install(requirements: str, cpu: bool) -> None:
     print(f"setting up {ENVIRONMENT} ...", flush=True)
     if not PYTHON.exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check"]
+    pip: list[Path | str] = [PYTHON, "-m", "pip", "--disable-pip-version-check"]
     # uv downloads in parallel: a minute instead of many
     run([*pip, "install", "--quiet", "uv"])
-    uv = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON]
+    uv: list[Path | str] = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON]
     if cpu:
         # CPU builds come from PyTorch's own index, so the pinned hashes are not theirs.
         run([*uv, "--torch-backend", "cpu", "--editable", f"{ROOT}[openvino,dev]"])

@@ -20,5 +20,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert and say what was read."""
     report = convert_weights(arguments.source, arguments.out)
-    print(f"{arguments.out}: {report}")
+    config = report.config
+    print(
+        f"{arguments.out}: {report.architecture}, {report.num_tensors} tensors, "
+        f"input {config.input_size} px, patch {config.patch_size} px"
+    )
+    print(f"data: {config.data}")
+    print(f"licence: {config.licence}")
     return 0

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.quality import filtered_mask, guided_filter, main
@@ -31,14 +30,23 @@ def scene(tmp_path):
     return tmp_path
 
 
-def table(*arguments):
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    rows = done.output.splitlines()[1:]
+@pytest.fixture
+def table(capsys):
+    """Runs the command and splits what it prints into rows of cells."""
+
+    def run(*arguments):
+        main([str(argument) for argument in arguments])
+        return cells(capsys.readouterr().out)
+
+    return run
+
+
+def cells(printed):
+    rows = printed.splitlines()[1:]
     return [row.replace(" %", "%").split("  ") for row in rows]
 
 
-def test_it_prints_a_row_per_folder_and_how_many_got_worse(scene):
+def test_it_prints_a_row_per_folder_and_how_many_got_worse(scene, table):
     arguments = (scene / "refined", "--truth", scene / "truth", "--before", scene / "coarse")
     before, after = table(*arguments)
     assert after[-1].strip() == "0%"
@@ -46,12 +54,12 @@ def test_it_prints_a_row_per_folder_and_how_many_got_worse(scene):
     assert "%" not in "".join(before)
 
 
-def test_masks_that_got_worse_are_counted(scene):
+def test_masks_that_got_worse_are_counted(scene, table):
     arguments = (scene / "coarse", "--truth", scene / "truth", "--before", scene / "refined")
     assert table(*arguments)[1][-1].strip() == "100%"
 
 
-def test_the_guided_filter_gets_a_row_in_the_same_table(scene):
+def test_the_guided_filter_gets_a_row_in_the_same_table(scene, table):
     arguments = ("--truth", scene / "truth", "--before", scene / "coarse", "--guided-filter")
     _, row = table(*arguments)
     assert row[0].startswith("guided filter")
@@ -60,9 +68,8 @@ def test_the_guided_filter_gets_a_row_in_the_same_table(scene):
 def test_folders_with_different_masks_are_not_compared(scene):
     (scene / "refined/a_pred.txt").write_text("a_1_car.png 26 0.9\n")
     arguments = (scene / "refined", "--truth", scene / "truth", "--before", scene / "coarse")
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 1
-    assert "1 differ" in done.output
+    with pytest.raises(SystemExit, match="1 differ"):
+        main([str(argument) for argument in arguments])
 
 
 def test_the_filter_pulls_a_mask_to_the_edge_in_the_image(scene):
