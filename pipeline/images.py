@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,19 @@ from pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
+# Pillow knows some sixty more; its PostScript reader starts a program
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 # what Pillow's decoders raise on damaged files
-_DECODER_ERRORS = (OSError, SyntaxError, EOFError, ValueError, TypeError, IndexError, struct.error)
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+)
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})  # these swap width and height
 
@@ -35,28 +47,30 @@ def read_image(path: Path, mask_size: Size | None = None) -> Photograph:
     """Read an image file as 8-bit RGB.
 
     Grey is repeated, CMYK converted, 16 bits shifted to 8, alpha dropped. EXIF orientation is
-    applied, as OpenCV does, unless only the stored orientation fits the masks. All but grey
-    leave a note.
+    applied, as OpenCV does, unless only the stored orientation fits the masks (in TIFF it is
+    always applied). All but grey leave a note.
 
     Args:
-        path: of any format that Pillow reads; the name's ending does not matter.
+        path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF, whatever the name's ending.
         mask_size: (height, width) of the masks that belong to the image, where known; it decides
             about the orientation only.
 
     Raises:
         ValueError: the file is missing, truncated or not an image.
     """
-    file, sixteen_bit = _load(path)
+    loaded = _load(path)
+    file, turn = loaded.file, loaded.orientation
     notes = []
     pixels = _to_rgb(file, path)
-    if sixteen_bit:
+    if loaded.is_sixteen_bit:
         notes.append("16 bits per channel: the upper 8 are used")
     if file.has_transparency_data:
         notes.append("alpha channel dropped")
     if file.mode == "CMYK":
         notes.append("CMYK converted to RGB without a colour profile")
-    turn = int(file.getexif().get(ExifTags.Base.Orientation, 1) or 1)
-    if turn != 1:
+    if loaded.turned != 1:
+        notes.append(f"EXIF orientation {loaded.turned} applied")
+    elif turn != 1:
         stored = (file.height, file.width)
         turned = stored[::-1] if turn in _ORIENTATIONS_THAT_TURN else stored
         if mask_size == stored != turned:
@@ -76,7 +90,7 @@ def read_mask(path: Path) -> BoolArray:
     Raises:
         ValueError: the file is missing, truncated or not an image.
     """
-    file, _ = _load(path)
+    file = _load(path).file
     values: npt.NDArray[Any] = np.asarray(file)
     if values.ndim == 3:
         colours = [index for index, band in enumerate(file.getbands()) if band not in ("A", "a")]
@@ -114,24 +128,56 @@ def _turned(pixels: UInt8Array, orientation: int) -> UInt8Array:
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-def _load(path: Path) -> tuple[Image.Image, bool]:
-    """Read a file whole; whatever is wrong with it becomes a ValueError that names it.
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A file as Pillow decodes it, and what Pillow does not keep."""
 
-    Returns:
-        The image, and whether the file has 16 bits per channel (Pillow keeps them for grey only).
-    """
+    file: Image.Image
+    is_sixteen_bit: bool  # per channel; Pillow keeps 16 bits for grey only
+    turned: int  # EXIF orientation that Pillow has applied already: it does so in TIFF
+    orientation: int  # EXIF orientation that is left to apply, 1 to 8; 1 changes nothing
+
+
+def _load(path: Path) -> _Loaded:
+    """Read a file whole; whatever is wrong with it becomes a ValueError that names it."""
     try:
         with warnings.catch_warnings():
+            # of sizes within the limit, and of damaged metadata, without the file's name
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(path, formats=_FORMATS) as file:
                 tiles = str(getattr(file, "tile", ""))
+                turned = _orientation(getattr(file, "tag_v2", {}))
                 file.load()
-                return file, ";16" in tiles or file.mode in _SIXTEEN_BIT_GREY
+                return _Loaded(
+                    file,
+                    ";16" in tiles or file.mode in _SIXTEEN_BIT_GREY,
+                    turned,
+                    _orientation(_exif(file)),
+                )
     except FileNotFoundError:
         raise ValueError(f"{path}: expected an image, found no file") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path}: expected an image of reasonable size, got: {error}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: expected an image, got a file that is none") from None
+        formats = ", ".join(_FORMATS)
+        raise ValueError(
+            f"{path}: expected an image ({formats}), got a file that is none"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error  # with the former, the text repeats the path
+        raise ValueError(f"{path}: expected a readable image, got: {reason}") from None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: expected a readable image, got: {error}") from None
+
+
+def _exif(file: Image.Image) -> Mapping[int, Any]:
+    try:
+        return file.getexif()
+    except _DECODER_ERRORS:  # damaged metadata makes no image unreadable
+        return {}
+
+
+def _orientation(tags: Mapping[int, Any]) -> int:
+    value = tags.get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
