@@ -11,9 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+from pipeline.version import VERSION
+
 COMMANDS = {
     "demo": "refine coarse masks on photographs that come along, and draw what changed",
     "refine": "sharpen the masks of a prediction folder, a COCO results json or mask files",
+    "evaluate": "say with the field's metrics what refinement did, and where it did harm",
     "train-refiner": "train the patch network on photographs with instance maps",
     "import-weights": "convert published BPR weights to a safetensors file",
 }
@@ -41,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Sharpens the boundaries of instance masks after the fact.",
         epilog="Start with: bpr demo. Every command explains itself: bpr COMMAND --help.",
     )
+    parser.add_argument("--version", action="version", version=f"bpr {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     loaded: dict[str, Command] = {}
     for name, summary in COMMANDS.items():

@@ -16,6 +16,8 @@ from pipeline.batch.mask_files_job import MaskFilesJob
 from pipeline.batch.run import Progress, run_batch
 from pipeline.refine import DEFAULT_BATCH_SIZE
 from pipeline.settings import PatchSettings
+from pipeline.version import VERSION
+from refiner.checkpoints import DEFAULT_WEIGHTS
 from refiner.predictor import load_predictor
 from scripts.main import INPUT_FAILED
 from scripts.progress import ProgressLine
@@ -62,7 +64,7 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("refinement")
     group.add_argument(
         "--weights",
-        default="hrnet18s",
+        default=DEFAULT_WEIGHTS,
         metavar="NAME_OR_PATH",
         help="shipped weights by name, a .safetensors of ours, or a published .pth "
         "(default: %(default)s)",
@@ -82,7 +84,7 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--nms-iou",
         type=float,
-        default=0.55,
+        default=PatchSettings.nms_iou,
         metavar="IOU",
         help="patches that overlap by this much or more are thinned: lower is faster "
         "(default: %(default)s)",
@@ -100,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = _job(arguments)
     predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
     settings = patch_settings(arguments, predictor.config.patch_size, predictor.config.padding)
-    about = {"weights": predictor.name, "weights_sha256": predictor.weights_sha256}
+    about = {"bpr": VERSION, "weights": predictor.name, "weights_sha256": predictor.weights_sha256}
     with ProgressLine("images", len(job.keys())) as line:
         progress = run_batch(
             job,
