@@ -1,0 +1,151 @@
+"""Which average precisions a kind of ground truth has, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.evaluation.cityscapes_ap import CityscapesAp, CityscapesResult
+from pipeline.evaluation.cityscapes_truth import CityscapesTruth
+from pipeline.evaluation.coco_ap import (
+    CocoRecords,
+    CocoResult,
+    TruthRecords,
+    boundary_ap,
+    coco_ap,
+    lvis_ap,
+)
+from pipeline.evaluation.coco_truth import CocoTruth
+from pipeline.evaluation.ground_truth import AnnotatedImage, GroundTruth
+from pipeline.evaluation.matching import MatchSettings
+from pipeline.formats.coco import ImageId
+from pipeline.instance import Prediction
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Average precisions of one run, by name, in [0, 1]; NaN where there is nothing to find."""
+
+    values: Mapping[str, float]
+    by_label: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each measure that knows categories: by category name."""
+
+
+@dataclass(eq=False)
+class Truths:
+    """The annotated images that all runs are judged by."""
+
+    records: TruthRecords
+    ids: dict[ImageId, int]  # number of each image id of the json
+
+    def add(self, key: str, truth: AnnotatedImage) -> int:
+        """Note an image; returns its number."""
+        image_id = self.ids.setdefault(key, len(self.ids) + 1)
+        self.records.add(image_id, truth)
+        return image_id
+
+
+@dataclass(eq=False)
+class CocoTruths(Truths):
+    """As `Truths`, with the ids of a COCO json."""
+
+    truth: CocoTruth
+
+    def add(self, key: str, truth: AnnotatedImage) -> int:
+        """Note an image; returns its number."""
+        image_id = self.ids[self.truth.image_id(key)]
+        self.records.add(image_id, truth)
+        return image_id
+
+
+class AveragePrecisions:
+    """Collects one run; which measures it has depends on the ground truth.
+
+    Cityscapes: AP, AP50 and boundary AP by Cityscapes' rules. LVIS: AP and boundary AP by
+    LVIS's rules. COCO, and everything where labels do not count: COCO's rules.
+    """
+
+    def __init__(self, truth: GroundTruth, class_agnostic: bool, boundary_ratio: float) -> None:
+        self._truth, self._ratio = truth, boundary_ratio
+        self._agnostic = class_agnostic
+        self._records = CocoRecords(class_agnostic)
+        self._cityscapes: tuple[CityscapesAp, CityscapesAp] | None = None
+        if isinstance(truth, CityscapesTruth) and not class_agnostic:
+            self._cityscapes = (
+                CityscapesAp(truth.categories),
+                CityscapesAp(truth.categories, boundary_ratio),
+            )
+
+    @staticmethod
+    def truth_records(truth: GroundTruth, matching: MatchSettings) -> Truths:
+        """An empty collection of the ground truth."""
+        categories = None if matching.class_agnostic else truth.categories
+        if not isinstance(truth, CocoTruth):
+            return Truths(TruthRecords(categories), {})
+        ids = [image["id"] for image in truth.content["images"]]
+        # ids stay what they are, because ties of scores go by their order; text is numbered
+        texts = not all(isinstance(image_id, int) for image_id in ids)
+        numbers = {
+            image_id: number if texts else image_id
+            for number, image_id in enumerate(sorted(ids, key=str) if texts else ids, start=1)
+        }
+        return CocoTruths(TruthRecords(categories, truth.content), numbers, truth)
+
+    def add(self, key: str, image_id: int, truth: AnnotatedImage, prediction: Prediction) -> None:
+        """Note the instances of an image."""
+        if self._cityscapes is None:
+            self._records.add(image_id, prediction)
+            return
+        for measure in self._cityscapes:
+            measure.add(key, truth, prediction)
+
+    def averages(self, truths: Truths) -> Averages:
+        """Run the evaluators."""
+        if self._cityscapes is not None:
+            masks, boundaries = (measure.result() for measure in self._cityscapes)
+            return _cityscapes_averages(masks, boundaries)
+        dataset = truths.records.dataset(truths.ids)
+        records = self._records.records
+        names = {item["id"]: str(item.get("name", item["id"])) for item in dataset["categories"]}
+        if isinstance(self._truth, CocoTruth) and self._truth.is_lvis and not self._agnostic:
+            return _coco_averages(
+                lvis_ap(dataset, records, None), lvis_ap(dataset, records, self._ratio), names
+            )
+        return _coco_averages(
+            coco_ap(dataset, records, self._agnostic),
+            boundary_ap(dataset, records, self._ratio, self._agnostic),
+            names,
+        )
+
+
+def _cityscapes_averages(masks: CityscapesResult, boundaries: CityscapesResult) -> Averages:
+    return Averages(
+        {
+            "AP": masks.mean.ap,
+            "AP50": masks.mean.ap_50,
+            "boundary AP": boundaries.mean.ap,
+            "boundary AP50": boundaries.mean.ap_50,
+        },
+        {
+            "AP": {name: found.ap for name, found in masks.by_label.items()},
+            "AP50": {name: found.ap_50 for name, found in masks.by_label.items()},
+            "boundary AP": {name: found.ap for name, found in boundaries.by_label.items()},
+        },
+    )
+
+
+def _coco_averages(masks: CocoResult, boundaries: CocoResult, names: Mapping[int, str]) -> Averages:
+    values = dict(masks.values) | {
+        f"boundary {name}": value
+        for name, value in boundaries.values.items()
+        if name.startswith("AP")
+    }
+    if not masks.by_label:
+        return Averages(values)
+    return Averages(
+        values,
+        {
+            "AP": {names[label]: value for label, value in masks.by_label.items()},
+            "boundary AP": {names[label]: value for label, value in boundaries.by_label.items()},
+        },
+    )

@@ -1,0 +1,71 @@
+"""Ground truth as a Cityscapes gtFine folder: `<image>_gtFine_instanceIds.png`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.evaluation.extra import needs_extra
+from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from pipeline.evaluation.instance_maps import read_values
+from pipeline.instance import Mask
+
+PATTERN = "*_gtFine_instanceIds.png"
+_FIRST_INSTANCE = 1000  # smaller values are label ids: one object or a group, nobody knows
+
+
+class CityscapesTruth:
+    """Values of at least 1000 are objects of the label value // 1000.
+
+    Smaller values are label ids. Those of labels with instances are groups (`is_crowd`); those
+    that the benchmark does not evaluate (void) are ignored pixels; the rest is background.
+
+    Args:
+        folder: holds the PNGs, subfolders included.
+
+    Raises:
+        ValueError: there is no such PNG, or two for one image.
+    """
+
+    kind = "Cityscapes gtFine"
+    boundary_ratio = 0.005
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.rglob(PATTERN))
+        if not files:
+            raise ValueError(f"{folder}: expected files {PATTERN}, found none")
+        keys = unique_keys([(image_key(file.name), str(file)) for file in files], str(folder))
+        self._files = dict(zip(keys, files, strict=True))
+        with needs_extra("cityscapesscripts"):
+            from cityscapesscripts.helpers.labels import labels
+        self._known = {label.id for label in labels}
+        self._void = [label.id for label in labels if label.ignoreInEval]
+        self.categories: Mapping[int, str] = {
+            label.id: label.name
+            for label in labels
+            if label.hasInstances and not label.ignoreInEval
+        }
+
+    def keys(self) -> Sequence[str]:
+        """Names of the images: city, sequence and frame."""
+        return list(self._files)
+
+    def image_id(self, key: str) -> None:
+        """There are no ids."""
+
+    def read(self, key: str) -> AnnotatedImage:
+        """The objects and groups of the evaluated labels, in order of their values."""
+        path = self._files[key]
+        values = read_values(path)
+        annotations = []
+        for value in np.unique(values).tolist():
+            label = value if value < _FIRST_INSTANCE else value // _FIRST_INSTANCE
+            if label not in self._known:
+                raise ValueError(f"{path}: expected Cityscapes ids, got the value {value}")
+            if label in self.categories:
+                mask = Mask.from_array(values == value)
+                annotations.append(Annotation(mask, label, value, value < _FIRST_INSTANCE))
+        ignore = np.isin(values, self._void)
+        return AnnotatedImage(values.shape[:2], tuple(annotations), ignore)

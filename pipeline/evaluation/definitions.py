@@ -1,0 +1,80 @@
+"""What every figure of the report means, in words that go with it."""
+
+from __future__ import annotations
+
+from pipeline.evaluation.run import Evaluation
+from pipeline.evaluation.scores import MEDIUM, SMALL
+
+_PRECISIONS = {
+    "Cityscapes gtFine": (
+        "AP, AP50: cityscapesscripts' own evaluator (evaluateMatches), mean over the IoU "
+        "thresholds 0.50 to 0.95 and at 0.50, then over the categories that have objects. "
+        "Objects under 100 pixels, groups and void pixels are not counted.",
+        "The same evaluator and rules, with the smaller of mask IoU and Boundary IoU in the place "
+        "of IoU (Cheng et al., CVPR 2021; boundary-iou-api).",
+    ),
+    "LVIS json": (
+        "AP family by the rules of LVIS (faster-coco-eval, lvis_style): up to 300 instances an "
+        "image; a category counts in the images where it was looked for. With COCO categories this "
+        "is AP* of RefineMask.",
+        "The same with the smaller of mask IoU and Boundary IoU (Cheng et al., CVPR 2021).",
+    ),
+    "COCO json": (
+        "AP family: pycocotools (COCOeval, segm), 100 instances an image, sizes by the "
+        "annotations' area.",
+        "faster-coco-eval, iouType boundary: the smaller of mask IoU and Boundary IoU in the place "
+        "of IoU (Cheng et al., CVPR 2021).",
+    ),
+}
+
+
+def definitions(evaluation: Evaluation) -> dict[str, str]:
+    """Definitions by name, for the settings of this evaluation."""
+    settings = evaluation.settings
+    matching = settings.matching
+    labels = (
+        "of any label, because labels are not compared here"
+        if matching.class_agnostic
+        else "of its label"
+    )
+    masks, boundaries = _PRECISIONS.get(evaluation.kind, _PRECISIONS["COCO json"])
+    if matching.class_agnostic:
+        masks, boundaries = (
+            "All categories count as one: " + text for text in _PRECISIONS["COCO json"]
+        )
+    patches = settings.patches
+    size = "following the object" if patches.patch_size is None else f"{patches.patch_size} px"
+    return {
+        "matching": f"Each object of the ground truth is given its best positive prediction: the "
+        f"instance {labels} with the largest mask IoU, at least {matching.positive_iou:g} (ties: "
+        "the higher score, then the earlier). An instance may serve two objects. Objects without "
+        "one are missed and count in no mean (RefineMask, appendix A.2).",
+        "pairing": "Refinement keeps instances, so each object keeps the instance that was its "
+        "best one before, whatever became of its mask; differences are between the same instances. "
+        "Where labels or scores differ before and after, each side is matched by itself, and means "
+        "are over the objects found on both.",
+        "mask IoU": "Intersection over union of the masks.",
+        "Boundary IoU": "Intersection over union of the boundary regions: the object pixels at "
+        f"most d from the outside of the object (chessboard distance), d = "
+        f"{100 * settings.boundary_ratio:g} % of the image's diagonal, rounded, at least 1. The "
+        "image border counts as outside. Objects thinner than 2 d are all boundary (Cheng et al., "
+        "CVPR 2021).",
+        "F at n px": "Harmonic mean of precision and recall of the outline (object pixels with "
+        "background above, below, left or right): the share of outline pixels with one of the "
+        "other outline at most n away (Euclidean). Where the image cuts an object there is no "
+        "outline.",
+        "ignored": "Pixels that the ground truth ignores (255 in 8-bit instance maps, void labels "
+        "of Cityscapes) count in no figure; outlines are drawn before they are left out. Crowds "
+        "and groups are no objects, and instances mostly inside them are no mistakes.",
+        "size": f"By pixels of the object in the ground truth: small below {SMALL}, medium below "
+        f"{MEDIUM}, large from there on (COCO's borders).",
+        "improved, worse": "Boundary IoU changed by more than "
+        f"{100 * settings.threshold:g} points.",
+        "ceiling": "The instances before refinement with the ground truth inside their boundary "
+        f"patches ({size}, NMS IoU {patches.nms_iou:g}): what a perfect network would reach. The "
+        "share of the possible is (after - before) / (ceiling - before).",
+        "average precision": masks,
+        "boundary AP": f"d = {100 * settings.boundary_ratio:g} % of the diagonal. " + boundaries,
+        "seconds per instance": "Time in the method by the number of instances, without reading "
+        "files; one image at a time.",
+    }

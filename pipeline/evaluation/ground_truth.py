@@ -1,0 +1,100 @@
+"""Accurate masks to compare with, whatever format they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from pipeline.formats.coco import ImageId
+from pipeline.instance import BoolArray, Mask, Size
+
+# What data sets add to the name of an image: the rest says which image it is.
+_ENDINGS = ("_gtFine_instanceIds", "_leftImg8bit")
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """One object, as a person outlined it."""
+
+    mask: Mask
+    label: int  # category id; 0 where the format knows no categories
+    id: int  # of the annotation in its file
+    is_crowd: bool = False
+    """A region of many objects of the label: nothing to find, and no fault to be in."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedImage:
+    """The ground truth of one image."""
+
+    size: Size
+    annotations: tuple[Annotation, ...]
+    ignore: BoolArray | None = None  # (H, W), True where nothing is scored
+
+    def __post_init__(self) -> None:
+        if self.ignore is not None and not self.ignore.any():
+            object.__setattr__(self, "ignore", None)  # every metric is faster without
+
+    @property
+    def objects(self) -> tuple[Annotation, ...]:
+        """The annotations that are one object each."""
+        return tuple(item for item in self.annotations if not item.is_crowd)
+
+
+class GroundTruth(Protocol):
+    """The annotated images of a data set, read one at a time."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+
+    @property
+    def categories(self) -> Mapping[int, str] | None:
+        """Names by category id; None where the format knows no categories."""
+
+    @property
+    def boundary_ratio(self) -> float:
+        """Share of the diagonal that its users take as the width of a boundary region."""
+
+    def keys(self) -> Sequence[str]:
+        """Names of the images, unique and in order, as `image_key` gives them."""
+
+    def image_id(self, key: str) -> ImageId | None:
+        """What a COCO json calls the image; None in other formats."""
+
+    def read(self, key: str) -> AnnotatedImage:
+        """Read the annotations of an image.
+
+        Raises:
+            ValueError: they cannot be read; the message says what and where.
+        """
+
+
+def image_key(name: str) -> str:
+    """Which image a file belongs to: its name without folder, suffix and data set's ending."""
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    for ending in _ENDINGS:
+        stem = stem.removesuffix(ending)
+    return stem
+
+
+def unique_keys(names: Sequence[tuple[str, str]], where: str) -> list[str]:
+    """Check that no two files stand for one image.
+
+    Args:
+        names: (key, file) pairs.
+        where: what holds them, for the message.
+
+    Raises:
+        ValueError: two have one key.
+    """
+    seen: dict[str, str] = {}
+    for key, file in names:
+        if key in seen:
+            raise ValueError(
+                f"{where}: expected one file for each image, got {seen[key]} and {file} for {key!r}"
+            )
+        seen[key] = file
+    return list(seen)

@@ -1,0 +1,80 @@
+"""Ground truth as instance maps: PNGs with 0 background, k instance, 255 not scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from pipeline.images import read_mask
+from pipeline.instance import Mask
+
+IGNORE = 255
+_MODES = ("L", "P", "1", "I;16", "I;16B", "I;16L", "I")
+
+
+class InstanceMaps:
+    """One PNG per image, 8 bits (palette or grey) or 16; its values number the objects.
+
+    With 16 bits, 255 is an object like others: only 8-bit maps have ignored pixels.
+
+    Args:
+        path: a folder, or one PNG.
+
+    Raises:
+        ValueError: no PNG is there, or two for one image.
+    """
+
+    kind = "instance maps"
+    categories: Mapping[int, str] | None = None
+    boundary_ratio = 0.02
+
+    def __init__(self, path: Path) -> None:
+        files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
+        if not files:
+            raise ValueError(f"{path}: expected instance maps (*.png), found none")
+        keys = unique_keys([(image_key(file.name), str(file)) for file in files], str(path))
+        self._files = dict(zip(keys, files, strict=True))
+
+    def keys(self) -> Sequence[str]:
+        """Stems of the PNGs."""
+        return list(self._files)
+
+    def image_id(self, key: str) -> None:
+        """There are no ids."""
+
+    def read(self, key: str) -> AnnotatedImage:
+        """One annotation per value, in order of the values."""
+        path = self._files[key]
+        values = read_values(path)
+        ignored = values == IGNORE if values.dtype == np.uint8 else np.zeros(values.shape, np.bool_)
+        annotations = [
+            Annotation(Mask.from_array(values == value), 0, value)
+            for value in np.unique(values).tolist()
+            if value != 0 and not (value == IGNORE and values.dtype == np.uint8)
+        ]
+        return AnnotatedImage(values.shape[:2], tuple(annotations), ignored)
+
+
+def read_values(path: Path) -> npt.NDArray[np.uint8] | npt.NDArray[np.int32]:
+    """The pixel values or palette indices of a one-channel file.
+
+    Returns:
+        (H, W), uint8 for 8 bits and int32 for more.
+
+    Raises:
+        ValueError: it cannot be read, or has several channels.
+    """
+    read_mask(path)  # whatever is wrong with the file is said there, with its name
+    with Image.open(path) as file:
+        if file.mode not in _MODES:
+            raise ValueError(
+                f"{path}: expected an instance map of one channel (8-bit palette or grey, or "
+                f"16-bit grey), got mode {file.mode}"
+            )
+        values = np.asarray(file)
+    return values.astype(np.uint8) if values.dtype.itemsize == 1 else values.astype(np.int32)

@@ -1,0 +1,136 @@
+"""Which predicted instance belongs to which object of the ground truth.
+
+Each object is given its best positive prediction: among the instances of its label that overlap
+it by at least `positive_iou`, the one with the largest IoU (ties: the higher score, then the
+earlier one). An instance may serve two objects; an object without a positive one is missed and
+counts in no mean.
+
+Source: Zhang et al., RefineMask, CVPR 2021 (arXiv:2104.08569), appendix A.2: "the ground truth
+mask and its positive prediction mask with maximum IoU [...] ignored if there was no positive
+prediction". It does not say from which IoU on a prediction is positive; 0.5 is usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
+from pipeline.instance import BoolArray, Box, Instance, Mask, Prediction
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """When an instance is a positive prediction of an object."""
+
+    positive_iou: float = 0.5  # least mask IoU, in (0, 1]
+    class_agnostic: bool = False  # whether labels are passed over
+
+    def __post_init__(self) -> None:
+        if not 0 < self.positive_iou <= 1:
+            raise ValueError(f"positive_iou: expected a number in (0, 1], got {self.positive_iou}")
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """An object and its best positive prediction."""
+
+    annotation: Annotation
+    instance: Instance | None  # None: missed
+    index: int  # of the instance in its prediction; -1: missed
+    iou: float  # of the masks, 0 where missed
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """The matches of one image, one for each object, in their order."""
+
+    matches: tuple[Match, ...]
+    num_false: int  # instances positive for no object and not mostly in a crowd or ignored
+
+
+def match(truth: AnnotatedImage, prediction: Prediction, settings: MatchSettings) -> Matching:
+    """Give each object its best positive prediction; ignored pixels count in no IoU."""
+    best: list[tuple[float, float, int]] = []  # IoU, score, -index
+    positive = np.zeros(len(prediction.instances), np.bool_)
+    objects = truth.objects
+    for annotation in objects:
+        found = (0.0, 0.0, 1)
+        for index, instance in enumerate(prediction.instances):
+            if not settings.class_agnostic and instance.label != annotation.label:
+                continue
+            iou = mask_iou(instance.mask, annotation.mask, truth.ignore)
+            if iou >= settings.positive_iou:
+                positive[index] = True
+                found = max(found, (iou, instance.score, -index))
+        best.append(found)
+    matches = tuple(
+        Match(annotation, prediction.instances[-minus], -minus, iou)
+        if minus <= 0
+        else Match(annotation, None, -1, 0.0)
+        for annotation, (iou, _, minus) in zip(objects, best, strict=True)
+    )
+    false = sum(
+        not is_positive and not _is_excused(instance, truth, settings)
+        for is_positive, instance in zip(positive, prediction.instances, strict=True)
+    )
+    return Matching(matches, false)
+
+
+def mask_iou(mask: Mask, gt: Mask, ignore: BoolArray | None = None) -> float:
+    """Intersection over union outside of ignored pixels; 0 where both are empty."""
+    if not overlaps(mask.window, gt.window):
+        return 0.0
+    common = intersection(mask, gt, ignore)
+    if common == 0:
+        return 0.0
+    return common / (area(mask, ignore) + area(gt, ignore) - common)
+
+
+def intersection(mask: Mask, gt: Mask, ignore: BoolArray | None = None) -> int:
+    """Number of common pixels that are not ignored."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = mask.window, gt.window
+    x0, y0, x1, y1 = max(ax0, bx0), max(ay0, by0), min(ax1, bx1), min(ay1, by1)
+    if x0 >= x1 or y0 >= y1:
+        return 0
+    common = (
+        mask.bitmap[y0 - ay0 : y1 - ay0, x0 - ax0 : x1 - ax0]
+        & gt.bitmap[y0 - by0 : y1 - by0, x0 - bx0 : x1 - bx0]
+    )
+    if ignore is not None:
+        common &= ~ignore[y0:y1, x0:x1]
+    return int(np.count_nonzero(common))
+
+
+def area(mask: Mask, ignore: BoolArray | None = None) -> int:
+    """Number of pixels that are not ignored."""
+    if ignore is None:
+        return mask.area
+    x0, y0, x1, y1 = mask.window
+    return int(np.count_nonzero(mask.bitmap & ~ignore[y0:y1, x0:x1]))
+
+
+def overlaps(one: Box, other: Box) -> bool:
+    """Two boxes have a pixel in common."""
+    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(
+        one[3], other[3]
+    )
+
+
+def _is_excused(instance: Instance, truth: AnnotatedImage, settings: MatchSettings) -> bool:
+    """More than half of an instance is in one crowd of its label, or ignored; or it is empty."""
+    total = instance.mask.area
+    if 2 * (total - area(instance.mask, truth.ignore)) >= total:
+        return True
+    return any(
+        2 * intersection(instance.mask, crowd.mask) > total
+        for crowd in _crowds(truth, instance.label, settings)
+    )
+
+
+def _crowds(truth: AnnotatedImage, label: int, settings: MatchSettings) -> Iterator[Annotation]:
+    for item in truth.annotations:
+        if item.is_crowd and (settings.class_agnostic or item.label == label):
+            yield item

@@ -1,0 +1,234 @@
+"""The report as one page that needs nothing but itself: no network, no script."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.evaluation.extra import needs_extra
+from pipeline.evaluation.report import category_name
+from pipeline.evaluation.run import Evaluation, Picture, find_image
+from pipeline.evaluation.strips import data_uri, draw_strip
+from pipeline.evaluation.tables import (
+    all_tables,
+    find_run,
+    percent,
+    points,
+    worst_table,
+)
+from pipeline.instance import UInt8Array
+
+TEMPLATE = Path(__file__).with_name("report.html")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a strip."""
+
+    title: str
+    kind: str  # names the colour of its outline
+    uri: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class StripView:
+    """A strip with its words."""
+
+    title: str
+    detail: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of the histogram, in the units of its drawing."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str  # better, same or worse
+    words: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure to see first."""
+
+    title: str
+    value: str
+    detail: str
+    kind: str = ""
+
+
+def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None) -> str:
+    """Write the page.
+
+    Args:
+        report: from `build_report`.
+        evaluation: what it was built of, for the pictures.
+        images: for the crops; None: outlines are drawn on grey.
+
+    Raises:
+        ValueError: jinja2 is missing.
+    """
+    with needs_extra("jinja2"):
+        from jinja2 import Environment, StrictUndefined
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    focus = find_run(report, report["focus"])
+    return template.render(
+        report=report,
+        focus=focus,
+        headline=headline(report),
+        cards=cards(report),
+        shares=change_shares(focus),
+        tables=all_tables(report),
+        worst=worst_table(report),
+        bars=histogram_bars(focus["change"]["histogram"], report) if focus else [],
+        gains=_strips(evaluation, evaluation.gains, images),
+        losses=_strips(evaluation, evaluation.losses, images),
+        has_images=images is not None,
+    )
+
+
+def headline(report: Json) -> str:
+    """The result in a sentence."""
+    focus = find_run(report, report["focus"])
+    truth = report["ground_truth"]
+    if focus is None:
+        return f"{truth['objects']} objects in {truth['images']} images"
+    change = focus["change"]
+    better, worse = change["improved"] + change["gained"], change["worse"] + change["lost"]
+    total = change["objects"] + change["gained"] + change["lost"]
+    return f"{better} of {total} objects improved, {worse} got worse"
+
+
+def cards(report: Json) -> list[Card]:
+    """The figures to see first."""
+    base, focus = report["runs"][0], find_run(report, report["focus"])
+    found = []
+    if focus is None:
+        overall = base["groups"]["overall"]["this"]
+        found += [
+            Card("Boundary IoU", percent(overall["boundary_iou"]), "mean over objects found"),
+            Card("F at 1 px", percent(overall["f_1px"]), "mean over objects found"),
+        ]
+        found += [
+            Card(name, percent(base["average_precision"][name]), report["ground_truth"]["kind"])
+            for name in ("AP", "boundary AP")
+            if name in base["average_precision"]
+        ]
+        missed = str(base["objects_missed"])
+        return [*found, Card("objects missed", missed, f"of {report['ground_truth']['objects']}")]
+    overall = focus["groups"]["overall"]
+    for title, name in (("Boundary IoU", "boundary_iou"), ("F at 1 px", "f_1px")):
+        found.append(
+            _card(title, overall["base"][name], overall["this"][name], overall["difference"][name])
+        )
+    for name in ("AP", "boundary AP"):
+        before = base["average_precision"].get(name)
+        after = focus["average_precision"].get(name)
+        if before is not None and after is not None:
+            found.append(_card(name, before, after, after - before))
+    possible = focus["change"]["share_of_possible"]["boundary_iou"]
+    found.append(Card("of the possible", f"{percent(possible)} %", "of the way to perfect patches"))
+    return found
+
+
+def change_shares(focus: Json | None) -> list[tuple[str, str, int, float]]:
+    """Kind, words, count and share of 100 of better, same and worse objects."""
+    if focus is None:
+        return []
+    change = focus["change"]
+    counts = [
+        ("better", "improved", change["improved"] + change["gained"]),
+        ("same", "unchanged", change["unchanged"]),
+        ("worse", "made worse", change["worse"] + change["lost"]),
+    ]
+    total = max(sum(count for _, _, count in counts), 1)
+    return [(kind, words, count, 100 * count / total) for kind, words, count in counts]
+
+
+def histogram_bars(histogram: Mapping[str, Sequence[float]], report: Json) -> list[Bar]:
+    """Bars in a drawing of 100 x 30; the middle of it is no change."""
+    edges, counts = histogram["edges"], histogram["counts"]
+    top = max(*counts, 1)
+    threshold = report["settings"]["threshold"]
+    bars = []
+    for count, low, high in zip(counts, edges, edges[1:], strict=False):
+        if not count:
+            continue
+        x = 100 * (low - edges[0]) / (edges[-1] - edges[0])
+        width = 100 * (high - low) / (edges[-1] - edges[0])
+        height = 30 * count / top
+        middle = (low + high) / 2
+        kind = "same" if abs(middle) <= threshold else "better" if middle > 0 else "worse"
+        first, last = low == edges[0], high == edges[-1]
+        span = f"{'at most ' if first else ''}{points(low)} to {points(high)} points"
+        if first:
+            span = f"{points(high)} points or less"
+        elif last:
+            span = f"{points(low)} points or more"
+        bars.append(Bar(x, 30 - height, width, height, kind, f"{count} objects: {span}"))
+    return bars
+
+
+def _card(title: str, before: float | None, after: float | None, change: float | None) -> Card:
+    kind = "" if change is None or abs(change) < 5e-4 else "better" if change > 0 else "worse"
+    return Card(title, points(change), f"{percent(before)} → {percent(after)} %", kind)
+
+
+def _strips(
+    evaluation: Evaluation, pictures: Sequence[Picture], images: ImageIndex | None
+) -> list[StripView]:
+    """Draw strips; the images are read once more, one at a time."""
+    return [_view(evaluation, picture, _pixels(images, picture)) for picture in pictures]
+
+
+def _pixels(images: ImageIndex | None, picture: Picture) -> UInt8Array | None:
+    if images is None:
+        return None
+    try:
+        return find_image(images, picture.image, picture.gt.size)
+    except ValueError:
+        return None  # the outlines still say something
+
+
+def _view(evaluation: Evaluation, picture: Picture, image: UInt8Array | None) -> StripView:
+    item = evaluation.objects[picture.object_index]
+    base = evaluation.base.scores[picture.object_index]
+    focus = evaluation.run(str(evaluation.focus))
+    after = focus.scores[picture.object_index]
+    strip = draw_strip(image, picture)
+    name = category_name(evaluation, item.label)
+    where = f"{item.image}, {name} {item.annotation}"
+    x0, y0, x1, y1 = strip.box
+    place = f"x {x0} to {x1}, y {y0} to {y1}"
+    parts = (
+        ("whole object", "", strip.overview, f"{where}: the whole object, close-up framed"),
+        ("image", "", strip.crop, f"{where}: close-up of the image, {place}"),
+        (evaluation.base.name, "before", strip.before, f"{where}: outline before"),
+        (focus.name, "after", strip.after, f"{where}: outline after"),
+        ("ground truth", "gt", strip.gt, f"{where}: outline of the ground truth"),
+    )
+    return StripView(
+        where,
+        f"Boundary IoU {percent(base[1])} → {percent(after[1])} ({points(picture.change)}), "
+        f"F at 1 px {percent(base[2])} → {percent(after[2])}; "
+        f"{item.area} pixels; close-up at {place}",
+        tuple(
+            Panel(title, kind, data_uri(panel), alt, panel.shape[1], panel.shape[0])
+            for title, kind, panel, alt in parts
+        ),
+    )

@@ -1,0 +1,175 @@
+"""Predictions to judge, in every format that `bpr refine` reads, without their images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.evaluation.ground_truth import image_key, unique_keys
+from pipeline.formats import cityscapes, coco
+from pipeline.formats.coco import ImageId
+from pipeline.images import read_mask
+from pipeline.instance import Instance, Mask, Prediction, Size
+
+
+class Predictions(Protocol):
+    """The predictions for a set of images, read one image at a time."""
+
+    @property
+    def lists_every_image(self) -> bool:
+        """An image without an entry was left out, not found empty."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Instances carry category ids."""
+
+    def keys(self) -> Sequence[str]:
+        """Names of the images, as `image_key` gives them."""
+
+    def read(self, key: str, size: Size) -> Prediction:
+        """Read the instances of an image.
+
+        Args:
+            key: one of `keys`, or another name: no instances then.
+            size: (height, width) of its ground truth.
+
+        Raises:
+            ValueError: they cannot be read or have another size; the message says what and where.
+        """
+
+
+class CityscapesPredictions:
+    """A folder of `<image>_pred.txt` files and mask PNGs.
+
+    Raises:
+        ValueError: there is no such file, or two for one image.
+    """
+
+    lists_every_image = True
+    has_labels = True
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = cityscapes.find_prediction_files(folder)
+        named = [(image_key(cityscapes.image_stem(file) + ".txt"), str(file)) for file in files]
+        self._files = dict(zip(unique_keys(named, str(folder)), files, strict=True))
+
+    def keys(self) -> Sequence[str]:
+        """Names of the txts without endings."""
+        return list(self._files)
+
+    def read(self, key: str, size: Size) -> Prediction:
+        """Read the txt and its masks.
+
+        Where lines name one file, the last counts, in the place of the first: as in
+        cityscapesscripts.
+        """
+        if key not in self._files:
+            return Prediction(size, ())
+        path = self._files[key]
+        parsed = cityscapes.parse_prediction_file(path, self._folder)
+        last = {os.path.normpath(line.file): line for line in parsed.lines}
+        parsed = replace(parsed, lines=tuple(last.values()))
+        instances = cityscapes.read_instances(parsed)
+        for line, instance in zip(parsed.lines, instances, strict=True):
+            _check_size(instance.mask, size, str(path.parent / line.file))
+        return Prediction(size, instances)
+
+
+class CocoPredictions:
+    """A COCO results json.
+
+    Args:
+        path: of the json.
+        names: file name of each image id.
+
+    Raises:
+        ValueError: it is no such json.
+    """
+
+    lists_every_image = False
+    has_labels = True
+
+    def __init__(self, path: Path, names: dict[ImageId, str] | None) -> None:
+        self._results = coco.load_results(path)
+        self._ids: dict[str, ImageId] = {}
+        for image_id in self._results.by_image:
+            # without a list of names, files are named by the id, plain or with leading zeros
+            name = str(image_id) if names is None else names.get(image_id, f"image id {image_id}")
+            key = image_key(name) if names is not None and image_id in names else name
+            self._ids[key] = image_id
+
+    def keys(self) -> Sequence[str]:
+        """Stems of the file names, or ids."""
+        return list(self._ids)
+
+    def read(self, key: str, size: Size) -> Prediction:
+        """Decode the instances of an image."""
+        image_id = self._ids.get(key, self._ids.get(key.lstrip("0")))
+        if image_id is None:
+            return Prediction(size, ())
+        return coco.read_prediction(self._results, image_id, size)
+
+
+class MaskFiles:
+    """Mask files of one image; scores are 1 and the label 0."""
+
+    lists_every_image = True
+    has_labels = False
+
+    def __init__(self, image: Path, masks: Sequence[Path]) -> None:
+        self._key, self._masks = image_key(image.name), tuple(masks)
+
+    def keys(self) -> Sequence[str]:
+        """The name of the image."""
+        return [self._key]
+
+    def read(self, key: str, size: Size) -> Prediction:
+        """Read the masks."""
+        if key != self._key:
+            return Prediction(size, ())
+        instances = []
+        for path in self._masks:
+            mask = Mask.from_array(read_mask(path))
+            _check_size(mask, size, str(path))
+            instances.append(Instance(mask, 0, 1.0, {"file": path.name}))
+        return Prediction(size, tuple(instances))
+
+
+def _check_size(mask: Mask, size: Size, name: str) -> None:
+    if mask.size != size:
+        (height, width), (wanted_height, wanted_width) = mask.size, size
+        raise ValueError(
+            f"{name}: expected a mask of the size of its ground truth, "
+            f"{wanted_width} x {wanted_height} pixels, got {width} x {height}"
+        )
+
+
+def open_predictions(
+    path: Path, masks: Sequence[Path] | None, names: dict[ImageId, str] | None
+) -> Predictions:
+    """Open predictions of whatever format.
+
+    Args:
+        path: a Cityscapes folder, a COCO results json, or, with masks, one image.
+        masks: mask files of the image.
+        names: file name of each image id of a COCO results json.
+
+    Raises:
+        ValueError: nothing is there, or nothing of these.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: expected predictions, found no file or folder")
+    if masks:
+        return MaskFiles(path, masks)
+    if path.is_dir():
+        return CityscapesPredictions(path)
+    if path.suffix.lower() != ".json":
+        raise ValueError(
+            f"{path}: expected a folder of <image>_pred.txt files or a COCO results json; "
+            "for one image, name its masks with --masks"
+        )
+    return CocoPredictions(path, names)

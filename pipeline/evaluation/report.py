@@ -1,0 +1,218 @@
+"""The report as data: what `report.json` holds, and what the page and the tables show.
+
+Its form is versioned: fields may be added under the same version, a field that goes or changes
+its meaning makes a new one. `docs/evaluation.md` describes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.comparison import (
+    BOUNDARY_IOU,
+    ScoreTable,
+    compare,
+    histogram,
+    is_found,
+    paired_means,
+    share_of_possible,
+)
+from pipeline.evaluation.definitions import definitions
+from pipeline.evaluation.run import CEILING, Evaluation, ObjectInfo, RunResult
+from pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
+
+SCHEMA = "bpr.evaluate/1"
+NUM_WORST = 20
+# Boundary IoU; what changes more counts at the ends
+HISTOGRAM_EDGES = np.round(np.arange(-0.5, 0.5001, 0.02), 2)
+
+Json = dict[str, Any]
+
+
+def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
+    """Everything that was found, ready for json; numbers that do not exist are null.
+
+    Args:
+        evaluation: from `evaluate`.
+        about: what the caller wants to be remembered, json-ready: paths, versions, weights.
+    """
+    settings = evaluation.settings
+    content: Json = _without_nan(
+        {
+            "schema": SCHEMA,
+            "about": dict(about),
+            "settings": {
+                "positive_iou": settings.matching.positive_iou,
+                "class_agnostic": settings.matching.class_agnostic,
+                "boundary_ratio": settings.boundary_ratio,
+                "threshold": settings.threshold,
+                "ceiling_patches": asdict(settings.patches),
+            },
+            "definitions": definitions(evaluation),
+            "ground_truth": {
+                "kind": evaluation.kind,
+                "images": len(evaluation.images),
+                "objects": len(evaluation.objects),
+                "crowds": evaluation.num_crowds,
+                "images_with_ignored_pixels": evaluation.num_ignored_images,
+            },
+            "problems": {
+                "failures": [asdict(item) for item in evaluation.failures],
+                "images_without_prediction": list(evaluation.without_prediction),
+                "predictions_without_ground_truth": list(evaluation.without_truth),
+                "images_with_other_instances_after": evaluation.unlike_images,
+            },
+            "base": evaluation.base.name,
+            "focus": evaluation.focus,
+            "runs": [_run(evaluation, run) for run in evaluation.runs],
+            "worst": _worst(evaluation),
+            "instances": [
+                _instance(evaluation, index, item) for index, item in enumerate(evaluation.objects)
+            ],
+        }
+    )
+    return content
+
+
+def category_name(evaluation: Evaluation, label: int) -> str:
+    """The name of a label; the label itself where nobody named it."""
+    if evaluation.categories is None:
+        return "object"
+    return evaluation.categories.get(label, str(label))
+
+
+def _run(evaluation: Evaluation, run: RunResult) -> Json:
+    base = evaluation.base.scores
+    content: Json = {
+        "name": run.name,
+        "instances": run.num_instances,
+        "instances_of_no_object": run.num_false,
+        "objects_found": int(is_found(run.own_scores).sum()),
+        "objects_missed": int((~is_found(run.own_scores)).sum()),
+        "means_of_own_best": _named(_means(run.own_scores)),
+        "seconds_per_instance": None
+        if run.seconds is None
+        else run.seconds / max(run.num_instances, 1),
+        "average_precision": dict(run.averages.values) if run.averages else {},
+        "average_precision_by_category": {
+            measure: dict(found) for measure, found in run.averages.by_label.items()
+        }
+        if run.averages
+        else {},
+        "groups": _groups(evaluation, run.scores),
+    }
+    if run is not evaluation.base:
+        overall = content["groups"]["overall"]
+        ceiling = evaluation.run(CEILING).scores
+        before, after, _ = paired_means(base, run.scores)
+        _, best, _ = paired_means(base, ceiling)
+        content["change"] = {
+            **asdict(compare(base, run.scores, evaluation.settings.threshold)),
+            "objects": overall["paired"],
+            "share_of_possible": {
+                name: share_of_possible(before[column], after[column], best[column])
+                for column, name in enumerate(SCORE_NAMES)
+            },
+            "histogram": {
+                "edges": HISTOGRAM_EDGES.tolist(),
+                "counts": histogram(base, run.scores, HISTOGRAM_EDGES),
+            },
+        }
+    return content
+
+
+def _groups(evaluation: Evaluation, scores: ScoreTable) -> Json:
+    """Means overall, by category and by size, over the objects found in the base and the run."""
+    objects = evaluation.objects
+
+    def row(keep: Callable[[ObjectInfo], bool]) -> Json:
+        chosen = np.array([keep(item) for item in objects], np.bool_).reshape(len(objects))
+        before, after, paired = paired_means(evaluation.base.scores[chosen], scores[chosen])
+        return {
+            "objects": int(chosen.sum()),
+            "paired": paired,
+            "base": _named(before),
+            "this": _named(after),
+            "difference": _named(after - before),
+        }
+
+    labels = sorted({item.label for item in objects})
+    return {
+        "overall": row(lambda _: True),
+        "category": {
+            category_name(evaluation, label): row(lambda item, label=label: item.label == label)  # type: ignore[misc]
+            for label in labels
+        }
+        if evaluation.categories is not None
+        else {},
+        "size": {
+            name: row(lambda item, name=name: item.size == name)  # type: ignore[misc]
+            for name in SIZE_CLASSES
+        },
+    }
+
+
+def _worst(evaluation: Evaluation) -> list[Json]:
+    """The objects that lost more than the threshold in the focus, the largest loss first."""
+    if evaluation.focus is None:
+        return []
+    before = evaluation.base.scores[:, BOUNDARY_IOU]
+    after = evaluation.run(evaluation.focus).scores[:, BOUNDARY_IOU]
+    # an object that is not found any more lost all that it had
+    change = np.where(np.isnan(after), 0, after) - before
+    order = [
+        index
+        for index in np.argsort(change, kind="stable").tolist()
+        if change[index] < -evaluation.settings.threshold
+    ]
+    return [
+        {
+            **_instance(evaluation, index, evaluation.objects[index], with_scores=False),
+            "before": before[index],
+            "after": after[index],
+            "change": change[index],
+        }
+        for index in order[:NUM_WORST]
+    ]
+
+
+def _instance(
+    evaluation: Evaluation, index: int, item: ObjectInfo, with_scores: bool = True
+) -> Json:
+    content: Json = {
+        "image": item.image,
+        "annotation": item.annotation,
+        "category": category_name(evaluation, item.label),
+        "area": item.area,
+        "size": item.size,
+    }
+    if with_scores:
+        content["scores"] = {
+            run.name: None if np.isnan(run.scores[index]).all() else _named(run.scores[index])
+            for run in evaluation.runs
+        }
+    return content
+
+
+def _means(scores: ScoreTable) -> ScoreTable:
+    found = scores[is_found(scores)]
+    return found.mean(axis=0) if len(found) else np.full(len(SCORE_NAMES), np.nan)
+
+
+def _named(values: ScoreTable) -> dict[str, float]:
+    return dict(zip(SCORE_NAMES, values.tolist(), strict=True))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,205 @@
+"""The report as tables of text, for the terminal and, cell by cell, for the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.evaluation.scores import SCORE_NAMES, SCORE_TITLES
+
+Json = dict[str, Any]
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: text in the first columns, numbers in the rest."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal."""
+    return NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in points, with its sign."""
+    if value is None:
+        return NOTHING
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def seconds(value: float | None) -> str:
+    """A time in milliseconds or seconds."""
+    if value is None:
+        return NOTHING
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def find_run(report: Json, name: str | None) -> Json | None:
+    """A run by its name."""
+    return next((run for run in report["runs"] if run["name"] == name), None)
+
+
+def all_tables(report: Json) -> list[Table]:
+    """Every table of the report, the most asked for first."""
+    tables = [runs_table(report)]
+    if any(run["average_precision"] for run in report["runs"]):
+        tables.append(precision_table(report))
+    focus = find_run(report, report["focus"])
+    if focus is None:
+        tables += [_plain_groups(report, kind) for kind in ("size", "category")]
+    else:
+        tables.append(comparison_table(report, focus))
+        tables += [groups_table(focus, report["base"], kind) for kind in ("size", "category")]
+    return [table for table in tables if table.rows]
+
+
+def runs_table(report: Json) -> Table:
+    """Quality, harm and cost of every run."""
+    rows = []
+    for run in report["runs"]:
+        overall, change = run["groups"]["overall"], run.get("change")
+        cells = [percent(overall["this"][name]) for name in SCORE_NAMES]
+        harm = [NOTHING] * 3
+        possible = NOTHING
+        if change is not None:
+            total = change["objects"] + change["gained"] + change["lost"]
+            harm = [
+                _count(change["improved"] + change["gained"], total),
+                _count(change["unchanged"], total),
+                _count(change["worse"] + change["lost"], total),
+            ]
+            possible = percent(change["share_of_possible"]["boundary_iou"])
+        rows.append((run["name"], *cells, *harm, possible, seconds(run["seconds_per_instance"])))
+    count = report["runs"][0]["groups"]["overall"]["paired"]
+    return Table(
+        f"Mean over the {count} objects found, %",
+        (
+            "run",
+            *(SCORE_TITLES[name] for name in SCORE_NAMES),
+            "improved",
+            "unchanged",
+            "worse",
+            "% of possible",
+            "per instance",
+        ),
+        tuple(rows),
+    )
+
+
+def precision_table(report: Json) -> Table:
+    """Average precisions of every run."""
+    names = list(report["runs"][0]["average_precision"])
+    names = [name for name in names if not name.startswith("AR")]
+    rows = [
+        (run["name"], *(percent(run["average_precision"][name]) for name in names))
+        for run in report["runs"]
+    ]
+    return Table("Average precision, %", ("run", *names), tuple(rows))
+
+
+def comparison_table(report: Json, focus: Json) -> Table:
+    """Before, after and difference of every measure."""
+    base = report["runs"][0]
+    overall = focus["groups"]["overall"]
+    rows = [
+        (
+            SCORE_TITLES[name],
+            percent(overall["base"][name]),
+            percent(overall["this"][name]),
+            points(overall["difference"][name]),
+        )
+        for name in SCORE_NAMES
+    ]
+    for name, before in base["average_precision"].items():
+        after = focus["average_precision"][name]
+        change = None if before is None or after is None else after - before
+        rows.append((name, percent(before), percent(after), points(change)))
+    head = ("measure, %", base["name"], focus["name"], "difference")
+    return Table(f"{base['name']} and {focus['name']}", head, tuple(rows))
+
+
+def groups_table(focus: Json, base: str, kind: str) -> Table:
+    """Before, after and difference of Boundary IoU and F by category or size."""
+    shown = ("boundary_iou", "f_1px", "f_3px")
+    precisions = focus["average_precision_by_category"].get("AP", {}) if kind == "category" else {}
+    rows = []
+    for name, row in focus["groups"][kind].items():
+        cells = [name, str(row["objects"]), str(row["paired"])]
+        for score in shown:
+            cells += [
+                percent(row["base"][score]),
+                percent(row["this"][score]),
+                points(row["difference"][score]),
+            ]
+        if precisions:
+            cells.append(percent(precisions.get(name)))
+        rows.append(tuple(cells))
+    head = [kind, "objects", "found"]
+    for score in shown:
+        head += [f"{SCORE_TITLES[score]} {base}", focus["name"], "difference"]
+    if precisions:
+        head.append(f"AP {focus['name']}")
+    return Table(f"By {kind}, %", tuple(head), tuple(rows))
+
+
+def _plain_groups(report: Json, kind: str) -> Table:
+    base = report["runs"][0]
+    rows = [
+        (
+            name,
+            str(row["objects"]),
+            str(row["paired"]),
+            *(percent(row["this"][score]) for score in SCORE_NAMES),
+        )
+        for name, row in base["groups"][kind].items()
+    ]
+    head = (kind, "objects", "found", *(SCORE_TITLES[name] for name in SCORE_NAMES))
+    return Table(f"By {kind}, %", head, tuple(rows))
+
+
+def worst_table(report: Json) -> Table:
+    """The instances that lost most."""
+    rows = tuple(
+        (
+            item["image"],
+            str(item["annotation"]),
+            item["category"],
+            str(item["area"]),
+            percent(item["before"]),
+            percent(item["after"]),
+            points(item["change"]),
+        )
+        for item in report["worst"]
+    )
+    return Table(
+        "Made worse, Boundary IoU %",
+        ("image", "annotation", "category", "pixels", "before", "after", "difference"),
+        rows,
+        text_columns=3,
+    )
+
+
+def render(table: Table) -> str:
+    """A table in monospaced text."""
+    columns = list(zip(table.head, *table.rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    lines = [table.title]
+    for row in (table.head, *table.rows):
+        cells = [
+            cell.ljust(width) if index < table.text_columns else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(2, "-" * max(len(line) for line in lines[1:]))
+    return "\n".join(lines)
+
+
+def _count(count: int, total: int) -> str:
+    return f"{count} ({100 * count / total:.0f} %)" if total else str(count)

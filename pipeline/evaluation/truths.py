@@ -1,0 +1,30 @@
+"""Opening ground truth of whatever format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.evaluation.cityscapes_truth import PATTERN, CityscapesTruth
+from pipeline.evaluation.coco_truth import CocoTruth
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.instance_maps import InstanceMaps
+
+
+def open_ground_truth(path: Path) -> GroundTruth:
+    """Find out what ground truth is, from what is there.
+
+    Args:
+        path: a json (COCO, LVIS), a folder with `*_gtFine_instanceIds.png` (Cityscapes), or
+            instance maps: a folder of PNGs or one.
+
+    Raises:
+        ValueError: nothing is there, or nothing of these.
+    """
+    if path.is_dir():
+        is_cityscapes = next(path.rglob(PATTERN), None) is not None
+        return CityscapesTruth(path) if is_cityscapes else InstanceMaps(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: expected ground truth, found no file or folder")
+    if path.suffix.lower() == ".png":
+        return InstanceMaps(path)
+    return CocoTruth(path)

@@ -1,0 +1,252 @@
+"""Say what refinement did: boundary metrics and average precision, before and after.
+
+bpr evaluate refined --before predictions --ground-truth gtFine --images leftImg8bit --out report
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.evaluation.coco_truth import CocoTruth
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.matching import MatchSettings
+from pipeline.evaluation.page import render_page
+from pipeline.evaluation.predictions import Predictions, open_predictions
+from pipeline.evaluation.report import build_report
+from pipeline.evaluation.run import Evaluation, EvaluationSettings, Inputs, evaluate
+from pipeline.evaluation.tables import all_tables, render, worst_table
+from pipeline.evaluation.truths import open_ground_truth
+from pipeline.files import write_atomically
+from pipeline.formats import coco
+from pipeline.rivals import GrabCut, GuidedFilter, Method
+from pipeline.settings import PatchSettings
+from scripts.main import INPUT_FAILED
+from scripts.progress import ProgressLine
+
+RIVALS: dict[str, type[GrabCut] | type[GuidedFilter]] = {
+    "grabcut": GrabCut,
+    "guided-filter": GuidedFilter,
+}
+SHOWN_PROBLEMS = 20
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr evaluate`."""
+    parser.add_argument(
+        "pred",
+        type=Path,
+        metavar="PRED",
+        help="predictions: folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO "
+        "results json, or, with --masks, one image",
+    )
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        required=True,
+        metavar="GT",
+        help="COCO or LVIS json, a Cityscapes gtFine folder, or instance-map PNGs (a folder or "
+        "one file; 0 background, k object, 255 not scored)",
+    )
+    parser.add_argument(
+        "--before", type=Path, metavar="PRED0", help="the predictions before refinement"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images, for pictures and methods"
+    )
+    parser.add_argument(
+        "--images-json",
+        type=Path,
+        metavar="J",
+        help="COCO json with 'images', where PRED is COCO results and GT is none",
+    )
+    parser.add_argument("--masks", type=Path, nargs="+", metavar="PNG", help="masks of PRED")
+    parser.add_argument(
+        "--before-masks", type=Path, nargs="+", metavar="PNG", help="the same before refinement"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="OUT", help="folder for report.json and index.html"
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="M",
+        help="refine the predictions (PRED0 where given) by grabcut, guided-filter or network "
+        "weights (name or path) and add a row; may be repeated",
+    )
+    group = parser.add_argument_group("definitions")
+    group.add_argument(
+        "--boundary-ratio",
+        type=float,
+        metavar="R",
+        help="width of boundary regions by the image's diagonal (default: 0.005 for Cityscapes, "
+        "else 0.02)",
+    )
+    group.add_argument(
+        "--positive-iou",
+        type=float,
+        default=0.5,
+        metavar="IOU",
+        help="mask IoU from which on a prediction belongs to an object (default: %(default)s)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        default=0.01,
+        metavar="T",
+        help="change of Boundary IoU above which an instance is better or worse "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--class-agnostic", action="store_true", help="pass over labels (instance maps always do)"
+    )
+    group.add_argument(
+        "--only-predicted",
+        action="store_true",
+        help="leave out images without predictions instead of counting their objects as missed",
+    )
+    group.add_argument(
+        "--no-average-precision", action="store_true", help="boundary metrics only: faster"
+    )
+    group.add_argument(
+        "--pictures", type=int, default=8, metavar="N", help="of gains and losses, each"
+    )
+    group = parser.add_argument_group("patches of the ceiling and of network methods")
+    group.add_argument("--patch-size", type=_patch_size, metavar="N|auto")
+    group.add_argument("--padding", type=int, metavar="N")
+    group.add_argument("--nms-iou", type=float, default=0.55, metavar="IOU")
+    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    group.add_argument("--backend", choices=["auto", "torch", "openvino"], default="auto")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate; 1 where some images failed or have no counterpart."""
+    truth = open_ground_truth(arguments.ground_truth)
+    names = _file_names(arguments, truth)
+    prediction = open_predictions(arguments.pred, arguments.masks, names)
+    before = None
+    if arguments.before_masks:
+        before = open_predictions(arguments.pred, arguments.before_masks, names)
+    elif arguments.before:
+        before = open_predictions(arguments.before, None, names)
+    settings = _settings(arguments, truth, prediction)
+    methods, about_methods = _methods(arguments)
+    images = ImageIndex(arguments.images) if arguments.images else None
+    inputs = Inputs(truth, prediction, before, methods, images)
+    with ProgressLine("images", len(truth.keys())) as line:
+        evaluation = evaluate(
+            inputs,
+            settings,
+            arguments.only_predicted,
+            lambda done, total: line.show(done, f"of {total}"),
+        )
+    report = build_report(evaluation, _about(arguments, about_methods))
+    for table in [*all_tables(report), worst_table(report)]:
+        if table.rows:
+            print(render(table), end="\n\n")
+    if arguments.out:
+        text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+        page = render_page(report, evaluation, images)
+        write_atomically(arguments.out / "report.json", text.encode())
+        write_atomically(arguments.out / "index.html", page.encode())
+        print(f"Report: {arguments.out / 'index.html'} and report.json beside it.")
+    _say_problems(evaluation)
+    return 0 if evaluation.is_complete else INPUT_FAILED
+
+
+def _file_names(
+    arguments: argparse.Namespace, truth: GroundTruth
+) -> dict[coco.ImageId, str] | None:
+    if arguments.images_json:
+        return coco.load_file_names(arguments.images_json)
+    return truth.file_names() if isinstance(truth, CocoTruth) else None
+
+
+def _settings(
+    arguments: argparse.Namespace, truth: GroundTruth, prediction: Predictions
+) -> EvaluationSettings:
+    agnostic = arguments.class_agnostic or truth.categories is None or not prediction.has_labels
+    ratio = truth.boundary_ratio if arguments.boundary_ratio is None else arguments.boundary_ratio
+    return EvaluationSettings(
+        MatchSettings(arguments.positive_iou, agnostic),
+        ratio,
+        arguments.threshold,
+        _patches(arguments, PatchSettings().patch_size, PatchSettings().padding),
+        arguments.pictures,
+        not arguments.no_average_precision,
+    )
+
+
+def _patches(arguments: argparse.Namespace, patch_size: int | None, padding: int) -> PatchSettings:
+    """The options; where they say nothing, what is given."""
+    if arguments.patch_size is not None:
+        patch_size = None if arguments.patch_size == "auto" else arguments.patch_size
+    if arguments.padding is not None:
+        padding = arguments.padding
+    return PatchSettings(patch_size, padding, arguments.nms_iou)
+
+
+def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str, Any]]:
+    """What the names stand for, and what the report should remember of it."""
+    methods: dict[str, Method] = {}
+    about: dict[str, Any] = {}
+    for name in arguments.method:
+        if name in methods:
+            raise ValueError(f"--method: expected different methods, got {name} twice")
+        if name in RIVALS:
+            methods[name] = RIVALS[name]()
+            about[name] = vars(methods[name])
+            continue
+        # torch takes seconds to import: only where a network is asked for
+        from pipeline.evaluation.network import load_network
+
+        network = load_network(
+            name, arguments.device, arguments.backend, lambda *own: _patches(arguments, *own)
+        )
+        methods[name] = network
+        about[name] = network.about
+    return methods, about
+
+
+def _about(arguments: argparse.Namespace, methods: dict[str, Any]) -> dict[str, Any]:
+    paths = {
+        name: str(getattr(arguments, name))
+        for name in ("pred", "before", "ground_truth", "images")
+        if getattr(arguments, name)
+    }
+    return {**paths, "methods": methods}
+
+
+def _say_problems(evaluation: Evaluation) -> None:
+    failed = [f"{item.image}: {item.reason}" for item in evaluation.failures]
+    _list("left out, failed", failed)
+    _list("no prediction, objects count as missed", evaluation.without_prediction)
+    _list("prediction without ground truth, not scored", evaluation.without_truth)
+    if evaluation.unlike_images:
+        print(
+            f"note: in {evaluation.unlike_images} images, the instances before and after are not "
+            "the same; each side is matched by itself there",
+            file=sys.stderr,
+        )
+
+
+def _list(what: str, items: Sequence[str]) -> None:
+    for item in items[:SHOWN_PROBLEMS]:
+        print(f"{what}: {item}", file=sys.stderr)
+    if len(items) > SHOWN_PROBLEMS:
+        print(f"{what}: {len(items) - SHOWN_PROBLEMS} more", file=sys.stderr)
+
+
+def _patch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an even number or auto, got {text!r}") from None
