@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ _DECODER_ERRORS = (
     ArithmeticError,
     struct.error,
 )
+_CHANGING_WARNINGS = threading.Lock()
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})  # these swap width and height
 
@@ -141,20 +144,15 @@ class _Loaded:
 def _load(path: Path) -> _Loaded:
     """Read a file whole; whatever is wrong with it becomes a ValueError that names it."""
     try:
-        with warnings.catch_warnings():
-            # of sizes within the limit, and of damaged metadata, without the file's name
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(path, formats=_FORMATS) as file:
-                tiles = str(getattr(file, "tile", ""))
+        with _quiet():
+            file = Image.open(path, formats=_FORMATS)
+        with file:
+            is_sixteen_bit = ";16" in str(file.tile) or file.mode in _SIXTEEN_BIT_GREY
+            with _quiet():
                 turned = _orientation(getattr(file, "tag_v2", {}))
-                file.load()
-                return _Loaded(
-                    file,
-                    ";16" in tiles or file.mode in _SIXTEEN_BIT_GREY,
-                    turned,
-                    _orientation(_exif(file)),
-                )
+            file.load()
+            with _quiet():
+                return _Loaded(file, is_sixteen_bit, turned, _orientation(_exif(file)))
     except FileNotFoundError:
         raise ValueError(f"{path}: expected an image, found no file") from None
     except Image.DecompressionBombError as error:
@@ -169,6 +167,18 @@ def _load(path: Path) -> _Loaded:
         raise ValueError(f"{path}: expected a readable image, got: {reason}") from None
     except _DECODER_ERRORS as error:
         raise ValueError(f"{path}: expected a readable image, got: {error}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Pillow from warning of sizes within its limit and of damaged metadata.
+
+    Python's warning filters belong to the process: only one thread at a time may change them.
+    """
+    with _CHANGING_WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _exif(file: Image.Image) -> Mapping[int, Any]:
