@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -25,23 +25,24 @@ def write_atomically(
         The SHA-256 of the content, in hex.
 
     Raises:
-        OSError: the disk is full or the folder not writable. Nothing is left behind.
+        OSError: the disk is full or the folder not writable; it names the file. Nothing is left
+            behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     pieces = [content] if isinstance(content, bytes) else content
     digest = hashlib.sha256()
-    handle, name = tempfile.mkstemp(dir=partial_folder or path.parent, suffix=".partial")
+    partial = (partial_folder or path.parent) / f"{uuid.uuid4().hex}.partial"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("xb") as file:
             for piece in pieces:
                 file.write(piece)
                 digest.update(piece)
-        # mkstemp makes files private; results are as public as the user's umask allows
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
+        os.replace(partial, path)
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.unlink(partial)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # not the temporary name, or none
         raise
     return digest.hexdigest()
 
@@ -64,7 +65,26 @@ def stamp(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def find_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted.
+
+    Links to folders are followed, but not into a folder that they lie in; hidden folders are
+    passed over.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    return sorted(_files_below(folder, frozenset()))
+
+
+def _files_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            if not entry.is_dir():
+                yield path
+            elif not entry.name.startswith("."):
+                yield from _files_below(path, above | {real})

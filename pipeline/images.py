@@ -7,7 +7,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,9 @@ def _load(path: Path) -> _Loaded:
             is_sixteen_bit = ";16" in str(file.tile) or file.mode in _SIXTEEN_BIT_GREY
             with _quiet():
                 turned = _orientation(getattr(file, "tag_v2", {}))
-            file.load()
+            # Pillow reads TIFF metadata again while it decodes, warnings included
+            with _quiet() if file.format == "TIFF" else nullcontext():
+                file.load()
             with _quiet():
                 return _Loaded(file, is_sixteen_bit, turned, _orientation(_exif(file)))
     except FileNotFoundError:

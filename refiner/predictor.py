@@ -181,7 +181,7 @@ def _choose_backend(backend: str, device: str) -> str:
         return "openvino" if device == "cpu" and is_installed else "torch"
     if backend == "openvino" and not is_installed:
         raise ValueError(
-            "backend: expected openvino to be installed (pip install bpr[openvino]), got none"
+            "backend: expected openvino to be installed (pip install openvino), got none"
         )
     if backend == "openvino" and device != "cpu":
         raise ValueError(f"backend: expected torch on {device}, got openvino, which runs on cpu")

@@ -30,7 +30,8 @@ class CityscapesJob:
     """
 
     def __init__(self, folder: Path, images: Path, out: Path) -> None:
-        if out.resolve() == folder.resolve():
+        source, target = folder.resolve(), out.resolve()
+        if target == source:
             raise ValueError(f"{out}: expected another folder than the predictions to refine")
         self.folder, self._out = folder, OutputFolder(out)
         self.work, self.report = self._out.work, self._out.report
@@ -38,8 +39,11 @@ class CityscapesJob:
         self._paths = {
             path.relative_to(folder).as_posix(): path
             for path in cityscapes.find_prediction_files(folder)
-            if not path.is_relative_to(out)  # results inside the input are not input
+            # results inside the input are not input
+            if not (target.is_relative_to(source) and path.resolve().is_relative_to(target))
         }
+        if not self._paths:
+            raise ValueError(f"{folder}: expected predictions outside of {out}, found none")
 
     def keys(self) -> Sequence[str]:
         """Relative paths of the txts, sorted."""

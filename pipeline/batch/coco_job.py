@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -125,9 +124,4 @@ class CocoJob:
             return self._index.find([key, key.zfill(12)])
         if image_id not in self._file_names:
             raise ValueError(f"image id {key}: expected an entry in 'images' of the images json")
-        name = self._file_names[image_id]
-        folder = self._index.folder
-        for path in (folder / name, folder / Path(name).name):
-            if path.is_file() and not os.path.normpath(name).startswith(".."):
-                return path
-        raise ValueError(f"{folder / name}: expected an image, found no file")
+        return self._index.find_name(self._file_names[image_id])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from pipeline.files import find_files
 from pipeline.images import IMAGE_SUFFIXES
 
 
 class ImageIndex:
-    """The image files below a folder, by stem.
+    """The image files below a folder, by stem; see `find_files`.
 
     Raises:
         ValueError: the folder is missing or holds no images.
@@ -20,7 +21,7 @@ class ImageIndex:
             raise ValueError(f"{folder}: expected a folder of images, found none")
         self.folder = folder
         self._by_stem: dict[str, list[Path]] = {}
-        for path in sorted(folder.rglob("*")):
+        for path in find_files(folder):
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 self._by_stem.setdefault(path.stem, []).append(path)
         if not self._by_stem:
@@ -44,6 +45,26 @@ class ImageIndex:
                 return found[0]
         wanted = " or ".join(f"{stem}.*" for stem in stems)
         raise ValueError(f"{self.folder}: expected an image {wanted} ({_suffixes()}), found none")
+
+    def find_name(self, name: str) -> Path:
+        """The image of a file name that an annotation file gives.
+
+        It is looked for at its path below the folder, then by its last part anywhere below.
+
+        Raises:
+            ValueError: no image, or two of that name and none at its path.
+        """
+        wanted = PurePosixPath(name)
+        found = [path for path in self._by_stem.get(wanted.stem, []) if path.name == wanted.name]
+        for path in found:
+            if path.relative_to(self.folder).as_posix() == wanted.as_posix():
+                return path
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(str(path.relative_to(self.folder)) for path in found)
+        raise ValueError(
+            f"{self.folder}: expected one image {name!r}, found {names or 'none'} ({_suffixes()})"
+        )
 
 
 def _suffixes() -> str:

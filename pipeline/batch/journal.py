@@ -3,51 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 Entry = Mapping[str, Any]
+
+
+class OtherSetup(ValueError):
+    """A journal has entries of a run with another header; the message says what differs."""
 
 
 class Journal:
     """An append-only file of finished images. Entries stay on disk; memory holds positions.
 
-    The first line says how the run was set up. A last line torn by a kill is dropped.
+    The first line says how the run was set up. A last line torn by a kill is dropped. Several
+    threads may use one journal; two processes may not.
 
     Args:
         path: of the file; made, with its folder, if missing.
         header: how this run is set up, json-ready.
+        start_over: forget what is there.
 
     Raises:
-        ValueError: the file belongs to a run that was set up in another way.
+        OtherSetup: the file has entries of a run that was set up in another way.
+        ValueError: another process uses the file.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], start_over: bool = False) -> None:
         self.path = path
         self._positions: dict[str, int] = {}
+        self._lock = threading.Lock()  # one position in the file serves all threads
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
-        found = self._load()
-        if found is None:
-            self._append(header)
-        elif found != json.loads(json.dumps(header)):
+        try:
+            self._claim()
+            found = None if start_over else self._load()
+            if found is not None and not self._is_same(found, header):
+                if self._positions:
+                    raise OtherSetup(_difference(found, header))
+                found = None  # nothing was finished: nothing is lost
+            if found is None:
+                self._positions.clear()
+                self._file.truncate(0)
+                self._append(header)
+        except BaseException:
             self._file.close()
-            raise ValueError(_difference(found, header))
+            raise
 
     def __contains__(self, key: str) -> bool:
         return key in self._positions
 
     def read(self, key: str) -> Entry:
         """The last entry of a key."""
-        self._file.seek(self._positions[key])
-        entry: Entry = json.loads(self._file.readline())
+        with self._lock:
+            self._file.seek(self._positions[key])
+            line = self._file.readline()
+        entry: Entry = json.loads(line)
         return entry
-
-    def entries(self) -> Iterator[Entry]:
-        """All entries in order of their keys' first appearance."""
-        for key in self._positions:
-            yield self.read(key)
 
     def append(self, key: str, entry: Entry) -> None:
         """Add an entry; it is safe from a kill of this process when the call returns."""
@@ -58,10 +78,28 @@ class Journal:
         self._file.close()
 
     def _append(self, value: Mapping[str, Any]) -> int:
-        position = self._file.seek(0, 2)
-        self._file.write(json.dumps(value).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(value).encode() + b"\n"
+        with self._lock:
+            position = self._file.seek(0, os.SEEK_END)
+            self._file.write(line)
+            self._file.flush()
         return position
+
+    def _claim(self) -> None:
+        """Keep other processes out until this one closes the file or ends."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.path.parent}: another run is using it") from None
+        except OSError:
+            return  # some network drives know no locks
+
+    @staticmethod
+    def _is_same(found: Entry, header: Entry) -> bool:
+        same: bool = found == json.loads(json.dumps(header))
+        return same
 
     def _load(self) -> Entry | None:
         """Read the positions of all entries and cut off a torn end; returns the header."""
@@ -72,7 +110,7 @@ class Journal:
                 value = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 value = None
-            if not isinstance(value, dict):
+            if not isinstance(value, dict) or (header is not None and "key" not in value):
                 break
             if header is None:
                 header = value

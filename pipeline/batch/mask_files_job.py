@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ class MaskFilesJob:
     """
 
     def __init__(self, image: Path, masks: Sequence[Path], out: Path) -> None:
-        self.image, self.masks, self._out = image, tuple(masks), OutputFolder(out)
+        self.image, self.masks = image, tuple(masks)
+        # a folder for each image: the masks of another one are not continued but protected
+        digest = hashlib.sha256(str(image.resolve()).encode("utf-8", "surrogateescape"))
+        self._out = OutputFolder(out, f"{image.name}.{digest.hexdigest()[:8]}")
         self.work, self.report = self._out.work, self._out.report
         names = [f"{mask.stem}.png" for mask in masks]
         for mask, name in zip(masks, names, strict=True):

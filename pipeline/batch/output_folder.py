@@ -13,11 +13,17 @@ class OutputFolder:
 
     Args:
         path: of the folder; made when the first file is written.
+        part: name of what is written, where the folder may get several things.
+
+    Raises:
+        ValueError: there is a file of that name.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, part: str = "") -> None:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: expected a folder for the results, got a file")
         self.path = path
-        self.work = path / ".bpr"
+        self.work = path / ".bpr" / part
         self.report = path / "report.json"
 
     def write(self, files: Mapping[str, bytes]) -> dict[str, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.batch.job import Job, Loaded
-from pipeline.batch.journal import Journal
+from pipeline.batch.journal import Journal, OtherSetup
 from pipeline.files import write_atomically
 from pipeline.instance import Mask, Prediction
 from pipeline.predictor import MaskPredictor
@@ -80,24 +79,25 @@ def run_batch(
         ValueError: the output belongs to a run with other settings, or to something else.
         OSError: the output cannot be written.
     """
-    if overwrite:
-        shutil.rmtree(job.work, ignore_errors=True)
-    elif not job.work.exists() and (existing := job.existing_output()):
+    if batch_size <= 0:
+        raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
+    begun = (job.work / JOURNAL).exists()
+    if not overwrite and not begun and (existing := job.existing_output()):
         raise ValueError(
             f"{existing}: exists, but not from a run that can be continued; "
             "choose another place or add --overwrite"
         )
-    for torn in job.work.glob("*.partial"):
-        torn.unlink()
     header = {"settings": asdict(settings), "input_size": predictor.input_size, **about}
     try:
-        journal = Journal(job.work / JOURNAL, header)
-    except ValueError as difference:
+        journal = Journal(job.work / JOURNAL, header, start_over=overwrite)
+    except OtherSetup as difference:
         raise ValueError(
-            f"{job.work.parent}: holds results of another set-up ({difference}); "
+            f"{job.work}: belongs to a run with another set-up ({difference}); "
             "choose another place or add --overwrite"
         ) from None
     with closing(journal):
+        for torn in job.work.glob("*.partial"):
+            torn.unlink()
         return _run(job, predictor, settings, batch_size, header, journal, on_progress)
 
 
@@ -170,7 +170,7 @@ def _run(
         counts.finish(entry["patches"])
     job.finish(journal, {failure.image for failure in counts.progress.failures})
     elapsed = time.perf_counter() - started
-    report = _report(header, counts.progress, journal, elapsed)
+    report = _report(header, counts.progress, keys, journal, elapsed)
     write_atomically(job.report, json.dumps(report, indent=1).encode() + b"\n", job.work)
     return counts.progress
 
@@ -215,16 +215,21 @@ def _differing(first: Mask, second: Mask) -> int:
 
 
 def _report(
-    header: Mapping[str, Any], progress: Progress, journal: Journal, elapsed: float
+    header: Mapping[str, Any],
+    progress: Progress,
+    keys: Sequence[str],
+    journal: Journal,
+    elapsed: float,
 ) -> dict[str, Any]:
     failed = {failure.image for failure in progress.failures}
     totals = {"instances": 0, "patches": 0, "changed_pixels": 0}
     notes = []
-    for entry in journal.entries():
-        if entry["key"] not in failed:
+    for key in keys:  # the journal may also know images that are no longer there
+        if key not in failed:
+            entry = journal.read(key)
             for name in totals:
                 totals[name] += entry[name]
-            notes += [{"image": entry["key"], "note": note} for note in entry["notes"]]
+            notes += [{"image": key, "note": note} for note in entry["notes"]]
     return {
         **header,
         "images": {

@@ -6,11 +6,13 @@ Source: evalInstanceLevelSemanticLabeling.py of cityscapesScripts.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import find_files
 from pipeline.images import encode_mask, read_mask
 from pipeline.instance import Instance, Mask, Prediction
 
@@ -36,16 +38,12 @@ class PredictionFile:
 
 
 def find_prediction_files(folder: Path) -> list[Path]:
-    """All `*_pred.txt` below a folder, sorted; hidden folders are passed over.
+    """All `*_pred.txt` below a folder, as `find_files` finds them.
 
     Raises:
         ValueError: there is none.
     """
-    found = sorted(
-        path
-        for path in folder.rglob(f"*{SUFFIX}")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
-    )
+    found = [path for path in find_files(folder) if path.name.endswith(SUFFIX)]
     if not found:
         raise ValueError(f"{folder}: expected files <image name>{SUFFIX}, found none")
     return found
@@ -68,14 +66,14 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
     """
     try:
         content = path.read_bytes()
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # some editors on Windows begin with a mark
     except OSError as error:
         raise ValueError(f"{path}: expected a readable file, got: {error}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected text in UTF-8, got other bytes") from None
     inside = path.parent.relative_to(folder)
     lines = []
-    for number, row in enumerate(text.splitlines(), start=1):
+    for number, row in enumerate(io.StringIO(text, newline=None), start=1):
         words = row.split()
         if not words:
             continue
@@ -83,7 +81,7 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
         if len(words) != 3:
             raise ValueError(f"{where}: expected 'file label score', got {row.strip()!r}")
         # by name, not by following links: masks that are links to another disk are fine
-        if os.path.isabs(words[0]) or os.path.normpath(inside / words[0]).startswith(".."):
+        if os.path.isabs(words[0]) or _leaves(inside / words[0]):
             raise ValueError(
                 f"{where}: expected a file inside {folder}, named relative to the txt, "
                 f"got {words[0]!r}"
@@ -123,6 +121,11 @@ def encode_prediction(file: PredictionFile, prediction: Prediction) -> dict[str,
         instance.record["file"]: encode_mask(instance.mask) for instance in prediction.instances
     }
     return {**files, file.path.name: file.content}
+
+
+def _leaves(path: Path) -> bool:
+    """A relative path leads out of where it begins, by its name alone."""
+    return os.path.normpath(path).split(os.sep)[0] == os.pardir
 
 
 def _number(text: str, expectation: str) -> float:

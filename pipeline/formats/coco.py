@@ -129,15 +129,19 @@ def load_json(path: Path) -> Any:
             return json.load(file)
     except OSError as error:
         raise ValueError(f"{path}: expected a readable json file, got: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not json, not UTF-8, endless numbers
         raise ValueError(f"{path}: expected json, got: {error}") from None
 
 
 def _number(record: Mapping[str, Any], name: str, default: float) -> float:
     value = record.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name}: expected a number, got {value!r}")
-    return float(value)
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:  # an int of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a number, got {rle.short(value)}")
+    return number
 
 
 def _kind(value: Any) -> str:

@@ -13,6 +13,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.instance import Int64Array, Mask, Size
 
+_LONGEST_OUTLINE = 1000  # times (height + width); no object comes near it
+
 
 def encode(mask: Mask) -> dict[str, Any]:
     """Write a mask as compressed RLE.
@@ -39,27 +41,29 @@ def decode(segmentation: Any, size: Size) -> Mask:
         return _decode_rle(segmentation, size)
     if isinstance(segmentation, list):
         return _decode_polygons(segmentation, size)
-    raise ValueError(
-        f"segmentation: expected RLE or a list of polygons, got {_short(segmentation)}"
-    )
+    raise ValueError(f"segmentation: expected RLE or a list of polygons, got {short(segmentation)}")
 
 
 def _decode_rle(code: dict[str, Any], size: Size) -> Mask:
     claimed, counts = code.get("size"), code.get("counts")
-    if claimed != list(size):
-        raise ValueError(f"segmentation: expected RLE size {list(size)}, got {_short(claimed)}")
+    height, width = size
+    num_pixels = height * width
+    if claimed != [height, width]:
+        raise ValueError(f"segmentation: expected RLE size {list(size)}, got {short(claimed)}")
     if isinstance(counts, str):
         runs = _parse_counts(counts)
     elif isinstance(counts, list) and all(type(run) is int for run in counts):
-        # beyond 2**62 a sum could wrap around and look right
-        runs = np.array([min(max(run, -1), 2**40) for run in counts], np.int64)
+        runs = np.array([min(max(run, -1), num_pixels + 1) for run in counts], np.int64)
     else:
-        raise ValueError(f"segmentation: expected RLE counts (text or ints), got {_short(counts)}")
-    height, width = size
-    if (runs < 0).any() or int(runs.sum()) != height * width:
+        raise ValueError(f"segmentation: expected RLE counts (text or ints), got {short(counts)}")
+    if (runs < 0).any():
+        raise ValueError("segmentation: expected RLE counts >= 0, got a negative one")
+    # a sum of larger ones could wrap around and look right
+    if (runs > num_pixels).any() or int(runs.sum()) != num_pixels:
+        got = "more in one" if (runs > num_pixels).any() else f"{int(runs.sum())}"
         raise ValueError(
-            f"segmentation: expected RLE counts >= 0 that add up to {height} x {width} = "
-            f"{height * width} pixels, got a sum of {int(runs.sum())}"
+            f"segmentation: expected RLE counts that add up to {height} x {width} = "
+            f"{num_pixels} pixels, got {got}"
         )
     ends = np.cumsum(runs)
     if len(runs) % 2:
@@ -82,14 +86,20 @@ def _parse_counts(text: str) -> Int64Array:
     character says that more follow, bit 4 of the last one is the sign. From the fourth run on
     the difference to the run two before it is written.
     """
-    codes = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
-    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError(f"segmentation: expected a compressed RLE, got {_short(text)}")
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if (
+        not text.isascii()
+        or codes.size == 0
+        or codes.min() < 0
+        or codes.max() > 63
+        or codes[-1] & 32
+    ):
+        raise ValueError(f"segmentation: expected a compressed RLE, got {short(text)}")
     is_last = (codes & 32) == 0
     starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1])
     lengths = np.diff(np.append(starts, codes.size))
     if lengths.max() > 8:  # 40 bits: no image is that large, and shifts stay inside int64
-        raise ValueError(f"segmentation: expected a compressed RLE, got {_short(text)}")
+        raise ValueError(f"segmentation: expected a compressed RLE, got {short(text)}")
     position = np.arange(codes.size) - np.repeat(starts, lengths)
     values = np.add.reduceat((codes & 31) << (5 * position), starts)
     values -= (codes[is_last] & 16 != 0) * (np.int64(1) << (5 * lengths))
@@ -101,29 +111,41 @@ def _parse_counts(text: str) -> Int64Array:
 
 def _decode_polygons(polygons: list[Any], size: Size) -> Mask:
     height, width = size
-    rings = []
+    rings, length = [], 0.0
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(
                 "segmentation: expected polygons as lists of at least 3 points "
-                f"[x0, y0, x1, y1, ...], got {_short(polygon)}"
+                f"[x0, y0, x1, y1, ...], got {short(polygon)}"
             )
         try:
-            ring = np.array(polygon, np.float64)
-        except (TypeError, ValueError):
+            is_numbers = all(type(value) in (int, float) for value in polygon)
+            ring = np.array(polygon if is_numbers else [np.nan], np.float64)
+        except OverflowError:  # an int of hundreds of digits
             ring = np.array([np.nan])
-        # far outside, pycocotools would walk an outline of any length
         if not np.isfinite(ring).all() or np.abs(ring).max() > 10 * (height + width):
             raise ValueError(
-                f"segmentation: expected polygon points near the image, got {_short(polygon)}"
+                f"segmentation: expected polygon points near the image, got {short(polygon)}"
+            )
+        points = ring.reshape(-1, 2)
+        length += float(np.abs(points - np.roll(points, 1, axis=0)).sum())
+        # pycocotools walks along the outline and keeps every step
+        if length > _LONGEST_OUTLINE * (height + width):
+            raise ValueError(
+                f"segmentation: expected polygons with outlines of at most "
+                f"{_LONGEST_OUTLINE * (height + width)} pixels together, got more"
             )
         rings.append(ring.tolist())
     if not rings:
         return Mask.from_array(np.zeros((0, 0), np.bool_), size=size)
     merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
-    return Mask.from_array(coco_mask.decode(merged))
+    return _decode_rle({"size": list(size), "counts": merged["counts"].decode("ascii")}, size)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def short(value: Any) -> str:
+    """A value from a json file as an error message shows it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # ints of thousands of digits, endless nesting
+        return f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
