@@ -18,5 +18,5 @@ def needs_extra(library: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{library}: expected it to be installed, found no module {error.name!r}; "
-            "pip install 'bpr[evaluate]'"
+            "pip install cityscapesscripts faster-coco-eval jinja2"
         ) from None
