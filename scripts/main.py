@@ -25,6 +25,8 @@ INPUT_FAILED = 1  # exit status: some inputs failed, the others are done
 COMMAND_WRONG = 2
 INTERRUPTED = 130
 
+_GOES_ON = "What is done stays; the same command goes on from there."
+
 
 class Command(Protocol):
     """What a file of this package offers."""
@@ -39,6 +41,29 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `bpr` with arguments (those of the process if not given); returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    name = argv[0] if argv and argv[0] in COMMANDS else ""
+    said = f"bpr {name}".strip()
+    try:
+        return _run(argv)
+    except ValueError as error:
+        print(f"{said}: {error}", file=sys.stderr)
+        return COMMAND_WRONG
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = f" {error.filename}" if error.filename else ""
+        print(f"{said}: cannot use{where}: {reason}.", file=sys.stderr)
+        print(_GOES_ON, file=sys.stderr)
+        return INPUT_FAILED
+    except MemoryError as error:
+        print(f"{said}: out of memory. {error}", file=sys.stderr)
+        print(_GOES_ON, file=sys.stderr)
+        return INPUT_FAILED
+    except KeyboardInterrupt:
+        print(f"\n{said}: interrupted. {_GOES_ON}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "bpr",
         description="Sharpens the boundaries of instance masks after the fact.",
@@ -63,23 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         command.configure(described)
     arguments = parser.parse_args(argv)
-    try:
-        return loaded[arguments.command].run(arguments)
-    except ValueError as error:
-        print(f"bpr {arguments.command}: {error}", file=sys.stderr)
-        return COMMAND_WRONG
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"bpr {arguments.command}: cannot use{where}: {error.strerror}.", file=sys.stderr)
-        print("What is done stays; the same command goes on from there.", file=sys.stderr)
-        return INPUT_FAILED
-    except KeyboardInterrupt:
-        print(
-            f"\nbpr {arguments.command}: interrupted. What is done stays; "
-            "the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+    if arguments.command not in loaded:  # "bpr -- refine"
+        parser.error("expected the command first")
+    return loaded[arguments.command].run(arguments)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,8 @@ def _job(arguments: argparse.Namespace) -> Job:
     pred: Path = arguments.pred
     if not pred.exists():
         raise ValueError(f"{pred}: expected predictions, found no file or folder")
+    if arguments.images_json and (arguments.masks or pred.is_dir()):
+        raise ValueError(f"--images-json: expected a COCO results json with it, got {pred}")
     if arguments.masks:
         return MaskFilesJob(pred, arguments.masks, arguments.out)
     if not pred.is_dir() and pred.suffix.lower() != ".json":
