@@ -31,7 +31,7 @@ class MaskFilesJob:
         self.image, self.masks = image, tuple(masks)
         # a folder for each image: the masks of another one are not continued but protected
         digest = hashlib.sha256(str(image.resolve()).encode("utf-8", "surrogateescape"))
-        self._out = OutputFolder(out, f"{image.name}.{digest.hexdigest()[:8]}")
+        self._out = OutputFolder(out, digest.hexdigest()[:16])
         self.work, self.report = self._out.work, self._out.report
         names = [f"{mask.stem}.png" for mask in masks]
         for mask, name in zip(masks, names, strict=True):
