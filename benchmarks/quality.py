@@ -16,9 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from pipeline.formats.cityscapes import (
@@ -28,8 +26,9 @@ from pipeline.formats.cityscapes import (
     read_instances,
 )
 from pipeline.images import read_image
-from pipeline.instance import BoolArray, Float32Array, Mask, UInt8Array
+from pipeline.instance import BoolArray, Mask
 from pipeline.metrics import boundary_f, boundary_iou
+from pipeline.rivals import band, filtered_mask
 
 IGNORE = 255
 TOLERANCES = (1, 2, 3)  # px
@@ -77,49 +76,6 @@ def scores(pair: Pair) -> tuple[float, ...]:
     )
 
 
-def guided_filter(
-    guide: Float32Array, values: Float32Array, radius: int, eps: float
-) -> Float32Array:
-    """Smooth values along the edges of a guide.
-
-    Args:
-        guide: (H, W, C) float32 in 0..1; C is 3, or 1 for a grey guide.
-        values: (H, W) float32.
-        radius: of the square windows, px.
-        eps: variance of the guide below which a window is smoothed.
-
-    Source: He et al., ECCV 2010, eq. 11-12 for one channel, 19-21 for three.
-    """
-    channels = guide.shape[2]
-
-    def mean(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        side = (2 * radius + 1, 2 * radius + 1)
-        smooth = cv2.boxFilter(array, -1, side, borderType=cv2.BORDER_REFLECT)
-        return np.asarray(smooth, np.float32).reshape(array.shape)
-
-    guide_mean, values_mean = mean(guide), mean(values)
-    products = (guide[..., :, None] * guide[..., None, :]).reshape(*values.shape, channels**2)
-    variance = mean(products).reshape(*values.shape, channels, channels)
-    variance -= guide_mean[..., :, None] * guide_mean[..., None, :]
-    variance += np.float32(eps) * np.eye(channels, dtype=np.float32)
-    covariance = mean(guide * values[..., None]) - guide_mean * values_mean[..., None]
-    slope = np.linalg.solve(variance, covariance[..., None])[..., 0]
-    offset = values_mean - (slope * guide_mean).sum(axis=-1)
-    return np.asarray((mean(slope) * guide).sum(axis=-1) + mean(offset), np.float32)
-
-
-def filtered_mask(image: UInt8Array, mask: Mask, radius: int, eps: float) -> Mask:
-    """A mask, filtered along the colours of its image, in its window and what it can reach."""
-    height, width = mask.size
-    x0, y0, x1, y1 = mask.window
-    reach = 2 * radius + 1
-    x0, y0 = max(x0 - reach, 0), max(y0 - reach, 0)
-    x1, y1 = min(x1 + reach, width), min(y1 + reach, height)
-    guide = image[y0:y1, x0:x1].astype(np.float32) / np.float32(255)
-    smoothed = guided_filter(guide, mask.read((x0, y0, x1, y1)).astype(np.float32), radius, eps)
-    return Mask.from_array(smoothed > 0.5, (x0, y0), mask.size)
-
-
 def guided_filter_scores(
     predictions: Path, truth: Path
 ) -> tuple[str, dict[str, tuple[float, ...]]]:
@@ -130,10 +86,8 @@ def guided_filter_scores(
     found: dict[float, dict[str, tuple[float, ...]]] = {share: {} for share in RADIUS_SHARES}
     for pair in read_pairs(predictions, truth):
         image = read_image(pair.image).pixels
-        x0, y0, x1, y1 = pair.mask.window
         for share, table in found.items():
-            radius = max(round(share * float(np.hypot(x1 - x0, y1 - y0))), 1)
-            filtered = filtered_mask(image, pair.mask, radius, EPS)
+            filtered = filtered_mask(image, pair.mask, band(pair.mask, share), EPS)
             table[pair.name] = scores(replace(pair, mask=filtered))
     share = max(found, key=lambda share: float(np.mean([row[0] for row in found[share].values()])))
     return f"guided filter (radius {share:.0%} of object)", found[share]

@@ -53,13 +53,15 @@ class GrabCut:
     """Cuts a band around the outline by the colours inside and outside of it.
 
     The band follows the object, because errors do. What lies deeper in the object or further
-    away than the band stays as it is. A cut that empties the band leaves the mask as it was.
+    away stays as it is, and so does a mask that would be cut away whole or that leaves too few
+    pixels for the colours of one side. Of shares 0.01 to 0.04 and 1 to 3 iterations these did best
+    on real photographs with masks of a 28 x 28 mask head; wider bands did more harm.
 
     Source: Rother et al., SIGGRAPH 2004, as OpenCV does it.
     """
 
-    band_share: float = 0.04  # width of the band to each side, by the diagonal of the window
-    iterations: int = 3
+    band_share: float = 0.015  # width of the band to each side, by the diagonal of the window
+    iterations: int = 2
 
     def __call__(self, image: UInt8Array, prediction: Prediction) -> Prediction:
         """Cut each mask by itself."""

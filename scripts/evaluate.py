@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
             inputs,
             settings,
             arguments.only_predicted,
-            lambda done, total: line.show(done, f"of {total}"),
+            lambda done, objects: line.show(done, f"{objects} objects"),
         )
     report = build_report(evaluation, _about(arguments, about_methods))
     for table in [*all_tables(report), worst_table(report)]:
@@ -196,7 +196,8 @@ def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str
     """What the names stand for, and what the report should remember of it."""
     methods: dict[str, Method] = {}
     about: dict[str, Any] = {}
-    for name in arguments.method:
+    for wanted in arguments.method:
+        name = Path(wanted).stem if Path(wanted).suffix else wanted
         if name in methods:
             raise ValueError(f"--method: expected different methods, got {name} twice")
         if name in RIVALS:
@@ -207,7 +208,7 @@ def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str
         from pipeline.evaluation.network import load_network
 
         network = load_network(
-            name, arguments.device, arguments.backend, lambda *own: _patches(arguments, *own)
+            wanted, arguments.device, arguments.backend, lambda *own: _patches(arguments, *own)
         )
         methods[name] = network
         about[name] = network.about

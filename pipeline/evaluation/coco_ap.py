@@ -209,6 +209,13 @@ def lvis_ap(
         boundary_ratio: as in `boundary_ap`; None: IoU of masks.
     """
     kind = "segm" if boundary_ratio is None else "boundary"
+    # 1.8.0 drops them itself, but fails on an image where nothing else is
+    looked_for = {
+        image["id"]: set(image.get("neg_category_ids", [])) for image in dataset["images"]
+    }
+    for item in dataset["annotations"]:
+        looked_for[item["image_id"]].add(item["category_id"])
+    records = [item for item in records if item["category_id"] in looked_for[item["image_id"]]]
     evaluation = _faster(dataset, records, kind, boundary_ratio or 0.02, lvis=True)
     return _result(evaluation, class_agnostic=False)
 

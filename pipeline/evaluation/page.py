@@ -174,11 +174,10 @@ def histogram_bars(histogram: Mapping[str, Sequence[float]], report: Json) -> li
         height = 30 * count / top
         middle = (low + high) / 2
         kind = "same" if abs(middle) <= threshold else "better" if middle > 0 else "worse"
-        first, last = low == edges[0], high == edges[-1]
-        span = f"{'at most ' if first else ''}{points(low)} to {points(high)} points"
-        if first:
+        span = f"{points(low)} to {points(high)} points"
+        if low == edges[0]:
             span = f"{points(high)} points or less"
-        elif last:
+        elif high == edges[-1]:
             span = f"{points(low)} points or more"
         bars.append(Bar(x, 30 - height, width, height, kind, f"{count} objects: {span}"))
     return bars

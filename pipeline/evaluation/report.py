@@ -29,7 +29,7 @@ from pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
 SCHEMA = "bpr.evaluate/1"
 NUM_WORST = 20
 # Boundary IoU; what changes more counts at the ends
-HISTOGRAM_EDGES = np.round(np.arange(-0.5, 0.5001, 0.02), 2)
+HISTOGRAM_EDGES = np.round(np.arange(-0.3, 0.3001, 0.01), 2)
 
 Json = dict[str, Any]
 

@@ -178,7 +178,7 @@ def evaluate(
     inputs: Inputs,
     settings: EvaluationSettings,
     only_predicted: bool = False,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    on_progress: Callable[[int, int], None] = lambda _images, _objects: None,
 ) -> Evaluation:
     """Judge predictions by ground truth.
 
@@ -186,7 +186,7 @@ def evaluate(
         inputs: what to compare.
         settings: how.
         only_predicted: leave out images without predictions instead of counting them as missed.
-        on_progress: called after every image with the number done and the total.
+        on_progress: called after every image with the numbers of images and objects done.
 
     Raises:
         ValueError: no image has both, or no label occurs in both.
@@ -199,7 +199,7 @@ def evaluate(
             failures.append(Problem(item.key, item.reason))
         else:
             collected.add(item)
-        on_progress(done, len(join.keys))
+        on_progress(done, len(collected.objects))
     if not collected.images:
         raise ValueError(
             f"expected at least one image that can be read, all {len(failures)} failed; "

@@ -96,7 +96,12 @@ def runs_table(report: Json) -> Table:
 def precision_table(report: Json) -> Table:
     """Average precisions of every run."""
     names = list(report["runs"][0]["average_precision"])
-    names = [name for name in names if not name.startswith("AR")]
+    names = [
+        name
+        for name in names
+        if not name.startswith("AR")
+        and any(run["average_precision"][name] is not None for run in report["runs"])
+    ]
     rows = [
         (run["name"], *(percent(run["average_precision"][name]) for name in names))
         for run in report["runs"]
@@ -119,6 +124,8 @@ def comparison_table(report: Json, focus: Json) -> Table:
     ]
     for name, before in base["average_precision"].items():
         after = focus["average_precision"][name]
+        if before is None and after is None:
+            continue  # no such objects
         change = None if before is None or after is None else after - before
         rows.append((name, percent(before), percent(after), points(change)))
     head = ("measure, %", base["name"], focus["name"], "difference")

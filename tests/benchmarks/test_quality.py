@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.quality import filtered_mask, guided_filter, main
-from pipeline.instance import Mask
+from benchmarks.quality import main
 
 
 @pytest.fixture
@@ -70,40 +69,3 @@ def test_folders_with_different_masks_are_not_compared(scene):
     arguments = (scene / "refined", "--truth", scene / "truth", "--before", scene / "coarse")
     with pytest.raises(SystemExit, match="1 differ"):
         main([str(argument) for argument in arguments])
-
-
-def test_the_filter_pulls_a_mask_to_the_edge_in_the_image(scene):
-    with Image.open(scene / "truth/images/a.png") as file:
-        image = np.array(file)
-    with Image.open(scene / "truth/masks/a.png") as file:
-        gt = np.array(file) == 1
-    coarse = np.roll(gt, 2, axis=1)
-    filtered = filtered_mask(image, Mask.from_array(coarse), 4, 1e-4).to_array()
-    assert np.count_nonzero(filtered ^ gt) < 0.5 * np.count_nonzero(coarse ^ gt)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_filter_is_a_regression_in_every_window(channels):
-    rng = np.random.default_rng(1)
-    guide = rng.random((12, 15, channels)).astype(np.float32)
-    values = rng.random((12, 15)).astype(np.float32)
-    radius, eps = 2, 0.01
-
-    # The line through each window by least squares with a penalty on the slope, averaged.
-    def window(array, y, x):
-        padded = np.pad(array, [(radius, radius)] * 2 + [(0, 0)] * (array.ndim - 2), "symmetric")
-        return padded[y : y + 2 * radius + 1, x : x + 2 * radius + 1]
-
-    slopes, offsets = np.zeros((12, 15, channels)), np.zeros((12, 15))
-    for y, x in np.ndindex(12, 15):
-        inputs = window(guide, y, x).reshape(-1, channels).astype(np.float64)
-        targets = window(values, y, x).reshape(-1).astype(np.float64)
-        centred = inputs - inputs.mean(0)
-        normal = centred.T @ centred / len(inputs) + eps * np.eye(channels)
-        slopes[y, x] = np.linalg.solve(normal, centred.T @ targets / len(inputs))
-        offsets[y, x] = targets.mean() - slopes[y, x] @ inputs.mean(0)
-    expected = np.zeros((12, 15))
-    for y, x in np.ndindex(12, 15):
-        slope = window(slopes, y, x).mean((0, 1))
-        expected[y, x] = slope @ guide[y, x] + window(offsets, y, x).mean()
-    np.testing.assert_allclose(guided_filter(guide, values, radius, eps), expected, atol=1e-4)

@@ -1,0 +1,205 @@
+"""Figures by the libraries' own names must be the libraries' own figures."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from pipeline.evaluation.average_precision import AveragePrecisions
+from pipeline.evaluation.cityscapes_ap import CityscapesAp
+from pipeline.evaluation.cityscapes_truth import CityscapesTruth
+from pipeline.evaluation.coco_ap import FAMILY, boundary_ap, coco_ap, encode, lvis_ap
+from pipeline.evaluation.coco_truth import CocoTruth
+from pipeline.evaluation.matching import MatchSettings
+from pipeline.evaluation.predictions import CityscapesPredictions, CocoPredictions
+from pipeline.formats import rle
+from pipeline.instance import Mask
+from tests.pipeline.evaluation.datasets import make_dataset
+from tests.pipeline.evaluation.published import (
+    cityscapes_boundary_ap,
+    cityscapes_printed,
+    coco_boundary_stats,
+    coco_stats,
+)
+from tests.strategies import masks, thorough
+
+
+@pytest.fixture(scope="module", params=range(6))
+def scenes(request, tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp(f"scenes{request.param}"), seed=request.param + 50)
+
+
+def cityscapes(truth_folder, prediction_folder, boundary_ratio=None):
+    truth = CityscapesTruth(truth_folder)
+    predictions = CityscapesPredictions(prediction_folder)
+    measure = CityscapesAp(truth.categories, boundary_ratio)
+    for key in truth.keys():  # noqa: SIM118
+        image = truth.read(key)
+        measure.add(key, image, predictions.read(key, image.size))
+    return measure.result()
+
+
+def averages(truth, predictions, ratio=0.02, class_agnostic=False):
+    collected = AveragePrecisions(truth, class_agnostic, ratio)
+    truths = AveragePrecisions.truth_records(truth, MatchSettings(class_agnostic=class_agnostic))
+    for key in truth.keys():  # noqa: SIM118
+        image = truth.read(key)
+        number = truths.add(key, image)
+        collected.add(key, number, image, predictions.read(key, image.size))
+    return collected.averages(truths)
+
+
+class TestCityscapes:
+    @pytest.mark.parametrize("stage", ["before", "after"])
+    def test_ap_is_what_cityscapesscripts_prints(self, scenes, stage, tmp_path):
+        folder = scenes.folder / stage
+        printed, result = cityscapes_printed(folder, scenes.gt_fine, tmp_path)
+        found = cityscapes(scenes.gt_fine, folder)
+        averages = result["averages"]
+        assert (found.mean.ap, found.mean.ap_50) == (averages["allAp"], averages["allAp50%"])
+        assert printed["average"] == (round(found.mean.ap, 3), round(found.mean.ap_50, 3))
+        for name, ap in found.by_label.items():
+            expected = averages["classes"][name]
+            np.testing.assert_equal((ap.ap, ap.ap_50), (expected["ap"], expected["ap50%"]))
+
+    @pytest.mark.parametrize("ratio", [0.005, 0.02])
+    def test_boundary_ap_is_the_published_definition(self, scenes, ratio):
+        found = cityscapes(scenes.gt_fine, scenes.before, ratio)
+        names = CityscapesTruth(scenes.gt_fine).categories
+        expected = cityscapes_boundary_ap(scenes.before, scenes.gt_fine, ratio, names)
+        for name, values in expected.items():
+            assert found.by_label[name].ap == pytest.approx(np.mean(values), nan_ok=True)
+            assert found.by_label[name].ap_50 == pytest.approx(values[0], nan_ok=True)
+        every = np.array(list(expected.values()))
+        assert found.mean.ap == pytest.approx(np.nanmean(every))
+
+    def test_the_scenes_tell_good_from_bad(self, scenes):
+        before, after = (cityscapes(scenes.gt_fine, scenes.folder / s) for s in ("before", "after"))
+        assert 0.05 < before.mean.ap < after.mean.ap < 1
+
+    def test_without_objects_there_is_no_ap(self):
+        assert math.isnan(CityscapesAp({26: "car"}).result().mean.ap)
+
+    def test_nothing_is_written_outside(self, scenes, tmp_path, monkeypatch):
+        from cityscapesscripts import evaluation
+
+        monkeypatch.chdir(tmp_path)
+        package = next(iter(evaluation.__path__))
+        before = sorted(os.listdir(package))
+        cityscapes(scenes.gt_fine, scenes.before)
+        assert sorted(os.listdir(package)) == before
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestCoco:
+    @pytest.mark.parametrize("stage", ["before", "after"])
+    def test_the_family_is_that_of_pycocotools_on_the_files(self, scenes, stage):
+        truth, path = CocoTruth(scenes.coco), scenes.folder / f"{stage}.json"
+        found = averages(truth, CocoPredictions(path, truth.file_names()))
+        expected = coco_stats(scenes.coco, path)
+        for name, value in zip(FAMILY, expected, strict=True):
+            np.testing.assert_equal(found.values[name], value if value > -1 else math.nan)
+
+    @pytest.mark.parametrize("ratio", [0.02, 0.005])
+    def test_boundary_ap_is_the_published_definition(self, scenes, ratio):
+        truth = CocoTruth(scenes.coco)
+        predictions = CocoPredictions(scenes.before_json, truth.file_names())
+        found = averages(truth, predictions, ratio)
+        expected = coco_boundary_stats(scenes.coco, scenes.before_json, ratio)
+        for name, value in zip(FAMILY[:6], expected[:6], strict=True):
+            ours = found.values[f"boundary {name}"]
+            assert ours == pytest.approx(value if value > -1 else math.nan, nan_ok=True)
+
+    def test_masks_from_png_files_give_the_same_as_from_json(self, scenes):
+        truth = CocoTruth(scenes.coco)
+        from_json = averages(truth, CocoPredictions(scenes.before_json, truth.file_names()))
+        from_files = averages(truth, CityscapesPredictions(scenes.before))
+        np.testing.assert_equal(from_files.values, from_json.values)
+
+    def test_ids_may_be_text(self, scenes, tmp_path):
+        truth = CocoTruth(scenes.coco)
+        for item in truth.content["images"]:
+            item["id"] = f"no {item['id']:04}"
+        for item in truth.content["annotations"]:
+            item["image_id"] = f"no {item['image_id']:04}"
+        path = tmp_path / "text.json"
+        path.write_text(json.dumps(truth.content))
+        predictions = CityscapesPredictions(scenes.before)
+        with_text = averages(CocoTruth(path), predictions)
+        with_numbers = averages(CocoTruth(scenes.coco), predictions)
+        np.testing.assert_equal(with_text.values, with_numbers.values)
+
+    @thorough
+    @given(mask=masks())
+    def test_codes_found_in_the_window_are_those_of_the_whole_image(self, mask):
+        assert encode(mask) == rle.encode(mask)
+
+    def test_no_predictions_give_zero_and_no_objects_nothing(self):
+        code = encode(Mask.from_array(np.eye(5, dtype=bool)))
+        item = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": code, "area": 5}
+        truth = {
+            "images": [{"id": 1, "height": 5, "width": 5}],
+            "annotations": [item | {"bbox": [0, 0, 5, 5], "iscrowd": 0}],
+            "categories": [{"id": 1, "name": "object"}],
+        }
+        record = {"image_id": 1, "category_id": 1, "segmentation": code, "score": 0.5}
+        for measure in (coco_ap, lambda *a: boundary_ap(*a, 0.02)):
+            assert measure(truth, []).values["AP"] == 0
+            assert measure(truth, [record]).values["AP"] == pytest.approx(1)
+            assert math.isnan(measure({**truth, "annotations": []}, [record]).values["AP"])
+
+
+class TestLvis:
+    """One category of one image at a time, so that each rule shows."""
+
+    @staticmethod
+    def scene(**image):
+        def code(x):
+            array = np.zeros((40, 120), np.bool_)
+            array[5:30, x : x + 25] = True
+            return encode(Mask.from_array(array))
+
+        annotation = {
+            "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0,
+            "segmentation": code(0), "area": 625, "bbox": [0, 5, 25, 25],
+        }  # fmt: skip
+        truth = {
+            "images": [
+                {"id": 1, "height": 40, "width": 120, "neg_category_ids": [],
+                 "not_exhaustive_category_ids": [], **image},
+                {"id": 2, "height": 40, "width": 120, "neg_category_ids": [],
+                 "not_exhaustive_category_ids": []},
+            ],
+            "annotations": [annotation],
+            "categories": [{"id": 1, "name": "a", "frequency": "f"},
+                           {"id": 2, "name": "b", "frequency": "f"}],
+        }  # fmt: skip
+        hit = {"image_id": 1, "category_id": 1, "segmentation": code(0), "score": 0.5}
+        extra = {"image_id": 1, "category_id": 1, "segmentation": code(60), "score": 0.9}
+        return truth, hit, extra
+
+    @pytest.mark.parametrize("ratio", [None, 0.02])
+    def test_a_false_instance_costs_where_the_category_is_exhaustive(self, ratio):
+        truth, hit, extra = self.scene()
+        assert lvis_ap(truth, [hit], ratio).values["AP"] == pytest.approx(1)
+        assert lvis_ap(truth, [hit, extra], ratio).values["AP"] == pytest.approx(0.5)
+
+    def test_it_costs_nothing_where_not_all_are_annotated(self):
+        truth, hit, extra = self.scene(not_exhaustive_category_ids=[1])
+        assert lvis_ap(truth, [hit, extra], None).values["AP"] == pytest.approx(1)
+
+    def test_instances_of_a_category_nobody_looked_for_are_dropped(self):
+        truth, hit, extra = self.scene()
+        elsewhere = [hit, extra | {"image_id": 2}]
+        assert lvis_ap(truth, elsewhere, None).values["AP"] == pytest.approx(1)
+        truth["images"][1]["neg_category_ids"] = [1]
+        assert lvis_ap(truth, elsewhere, None).values["AP"] == pytest.approx(0.5)
+
+    def test_up_to_300_instances_of_an_image_count(self):
+        truth, hit, extra = self.scene()
+        many = [extra | {"score": 0.9}] * 250 + [hit]
+        assert lvis_ap(truth, many, None).values["AP"] == pytest.approx(1 / 251, abs=1e-3)
+        assert coco_ap(truth, many).values["AP"] == 0  # COCO takes 100
