@@ -1,0 +1,32 @@
+"""A small real network for tests of what is around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from refiner.checkpoints import ModelConfig, save_model
+from refiner.network import PatchNetwork, object_logits
+
+INPUT_SIZE = 32
+
+
+def save_random_network(path: Path, patch_size: int | None = INPUT_SIZE) -> Path:
+    """Write random weights, the same every time, that change masks a lot.
+
+    The classifier is scaled until the logits of noise have mean 0 and standard deviation 8: half
+    of all pixels become object, and hardly one is so close to 0.5 that rounding decides.
+    """
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
+        network = PatchNetwork("hrnet18s").eval()
+        noise = torch.randint(0, 256, (8, INPUT_SIZE, INPUT_SIZE, 4), dtype=torch.uint8)
+        noise[..., 3] %= 2
+        classifier = network.head.classifier
+        logits = object_logits(network, noise)
+        classifier.weight *= 8 / logits.std()
+        classifier.bias[1] -= object_logits(network, noise).mean()
+    config = ModelConfig("hrnet18s", INPUT_SIZE, patch_size=patch_size, data="noise")
+    save_model(path, network, config, half=False)
+    return path
