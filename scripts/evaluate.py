@@ -107,6 +107,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--class-agnostic", action="store_true", help="pass over labels (instance maps always do)"
     )
     group.add_argument(
+        "--coco-categories",
+        action="store_true",
+        help="keep COCO's 80 categories of an LVIS json, under COCO's ids: AP* of COCO results",
+    )
+    group.add_argument(
         "--only-predicted",
         action="store_true",
         help="leave out images without predictions instead of counting their objects as missed",
@@ -127,7 +132,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; 1 where some images failed or have no counterpart."""
-    truth = open_ground_truth(arguments.ground_truth)
+    truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
     names = _file_names(arguments, truth)
     prediction = open_predictions(arguments.pred, arguments.masks, names)
     before = None

@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pipeline.evaluation.extra import needs_extra
 from pipeline.evaluation.ground_truth import AnnotatedImage
+from pipeline.formats import rle
 from pipeline.formats.coco import ImageId
 from pipeline.instance import Mask, Prediction
 
@@ -101,10 +102,15 @@ class TruthRecords:
                 "categories": categories,
             }
         kept = {image["id"] for image in self.images}
+        sizes = {image["id"]: (image["height"], image["width"]) for image in self.images}
         annotations = []
-        for item in self.source["annotations"]:
+        for number, item in enumerate(self.source["annotations"], start=1):
             if ids[item["image_id"]] in kept:
-                same = {**item, "image_id": ids[item["image_id"]]}
+                # LVIS has no iscrowd, and hand-made jsons often neither id nor area
+                same = {"id": number, "iscrowd": 0, **item, "image_id": ids[item["image_id"]]}
+                if "area" not in same:
+                    size = sizes[same["image_id"]]
+                    same["area"] = rle.decode(same["segmentation"], size).area
                 if self.categories is None:
                     same["category_id"] = 1
                 annotations.append(same)
@@ -216,8 +222,13 @@ def lvis_ap(
     for item in dataset["annotations"]:
         looked_for[item["image_id"]].add(item["category_id"])
     records = [item for item in records if item["category_id"] in looked_for[item["image_id"]]]
-    evaluation = _faster(dataset, records, kind, boundary_ratio or 0.02, lvis=True)
-    return _result(evaluation, class_agnostic=False)
+    categories = [{"frequency": "f", **category} for category in dataset["categories"]]
+    named = {**dataset, "categories": categories}
+    evaluation = _faster(named, records, kind, boundary_ratio or 0.02, lvis=True)
+    result = _result(evaluation, class_agnostic=False)
+    # it has other recalls, of up to 300 instances
+    values = {name: value for name, value in result.values.items() if name.startswith("AP")}
+    return CocoResult(values, result.by_label)
 
 
 def _faster(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from pipeline.evaluation.lvis_categories import with_coco_categories
 from pipeline.formats import rle
 from pipeline.formats.coco import ImageId, load_json
 from pipeline.instance import Size
@@ -17,6 +18,7 @@ class CocoTruth:
 
     Args:
         path: of the json.
+        coco_categories: keep COCO's 80 categories of an LVIS json, under COCO's ids.
 
     Raises:
         ValueError: it is no such json.
@@ -24,7 +26,7 @@ class CocoTruth:
 
     boundary_ratio = 0.02
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, coco_categories: bool = False) -> None:
         self.path = path
         content = load_json(path)
         if not isinstance(content, dict):
@@ -32,6 +34,8 @@ class CocoTruth:
         for name in ("images", "annotations", "categories"):
             if not isinstance(content.get(name), list):
                 raise ValueError(f"{path}: expected a COCO json with a list {name!r}, found none")
+        if coco_categories:
+            content = with_coco_categories(content, str(path))
         self.content: dict[str, Any] = content
         self.categories: Mapping[int, str] = {
             _field(item, "id", int, f"{path}, categories, entry {index}"): str(
@@ -52,6 +56,9 @@ class CocoTruth:
             image_id = _field(item, "image_id", (int, str), where)
             _field(item, "category_id", int, where)
             self._annotations.setdefault(image_id, []).append(index)
+        ids = [item["id"] for item in content["annotations"] if "id" in item]
+        if len(ids) not in (0, len(content["annotations"])) or len(set(ids)) != len(ids):
+            raise ValueError(f"{path}: expected annotations with different ids, or none with one")
         unknown = self._annotations.keys() - {image["id"] for image in content["images"]}
         if unknown:
             raise ValueError(

@@ -10,16 +10,19 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.instance_maps import InstanceMaps
 
 
-def open_ground_truth(path: Path) -> GroundTruth:
+def open_ground_truth(path: Path, coco_categories: bool = False) -> GroundTruth:
     """Find out what ground truth is, from what is there.
 
     Args:
         path: a json (COCO, LVIS), a folder with `*_gtFine_instanceIds.png` (Cityscapes), or
             instance maps: a folder of PNGs or one.
+        coco_categories: keep COCO's 80 categories of an LVIS json, under COCO's ids.
 
     Raises:
         ValueError: nothing is there, or nothing of these.
     """
+    if coco_categories and path.suffix.lower() != ".json":
+        raise ValueError(f"--coco-categories: expected an LVIS json as ground truth, got {path}")
     if path.is_dir():
         is_cityscapes = next(path.rglob(PATTERN), None) is not None
         return CityscapesTruth(path) if is_cityscapes else InstanceMaps(path)
@@ -27,4 +30,4 @@ def open_ground_truth(path: Path) -> GroundTruth:
         raise ValueError(f"{path}: expected ground truth, found no file or folder")
     if path.suffix.lower() == ".png":
         return InstanceMaps(path)
-    return CocoTruth(path)
+    return CocoTruth(path, coco_categories)

@@ -203,3 +203,81 @@ class TestLvis:
         many = [extra | {"score": 0.9}] * 250 + [hit]
         assert lvis_ap(truth, many, None).values["AP"] == pytest.approx(1 / 251, abs=1e-3)
         assert coco_ap(truth, many).values["AP"] == 0  # COCO takes 100
+
+    def test_recalls_of_coco_are_not_claimed(self):
+        truth, hit, _ = self.scene()
+        assert all(name.startswith("AP") for name in lvis_ap(truth, [hit], None).values)
+
+
+class TestCocoOnLvis:
+    """AP*: COCO's categories against the annotations of LVIS."""
+
+    @staticmethod
+    def as_lvis(dataset, tmp_path):
+        """The scenes with the vocabulary of LVIS; a category that COCO has not besides."""
+        content = json.loads(dataset.coco.read_text())
+        synsets = {24: "person.n.01", 25: "rider.n.01", 26: "car.n.01", 33: "bicycle.n.01"}
+        for category in content["categories"]:
+            category.update(synset=synsets[category["id"]], frequency="f")
+        content["annotations"] = [item for item in content["annotations"] if not item["iscrowd"]]
+        for item in content["annotations"]:
+            del item["iscrowd"]
+        for image in content["images"]:
+            image["coco_url"] = "http://images.example/val2017/" + image.pop("file_name")
+            image["neg_category_ids"] = [24, 25, 26, 33]
+            image["not_exhaustive_category_ids"] = []
+        path = tmp_path / "lvis.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    def test_categories_are_found_by_their_synsets(self, scenes, tmp_path):
+        truth = CocoTruth(self.as_lvis(scenes, tmp_path), coco_categories=True)
+        assert truth.is_lvis
+        assert dict(truth.categories) == {1: "person", 3: "car", 2: "bicycle"}
+        assert truth.content["images"][0]["neg_category_ids"] == [1, 3, 2]
+
+    def test_where_all_was_looked_for_it_is_the_ap_of_coco(self, scenes, tmp_path):
+        truth = CocoTruth(self.as_lvis(scenes, tmp_path), coco_categories=True)
+        records = [
+            {**item, "category_id": {24: 1, 26: 3, 33: 2}[item["category_id"]]}
+            for item in json.loads(scenes.before_json.read_text())
+            if item["category_id"] != 25
+        ]
+        results = tmp_path / "results.json"
+        results.write_text(json.dumps(records))
+        found = averages(truth, CocoPredictions(results, truth.file_names()))
+        plain = tmp_path / "plain.json"
+        for item in truth.content["annotations"]:
+            item["iscrowd"] = 0
+        plain.write_text(json.dumps(truth.content))
+        expected = coco_stats(plain, results)
+        for name, value in zip(FAMILY[:6], expected[:6], strict=True):
+            wanted = value if value > -1 else math.nan
+            assert found.values[name] == pytest.approx(wanted, nan_ok=True)
+
+    def test_a_plain_coco_json_has_no_synsets(self, scenes):
+        with pytest.raises(ValueError, match="expected an LVIS category with a synset"):
+            CocoTruth(scenes.coco, coco_categories=True)
+
+
+class TestSparseJson:
+    def test_ids_and_areas_may_be_missing(self, scenes, tmp_path):
+        content = json.loads(scenes.coco.read_text())
+        for item in content["annotations"]:
+            del item["id"], item["area"], item["bbox"]
+            if not item["iscrowd"]:
+                del item["iscrowd"]
+        path = tmp_path / "sparse.json"
+        path.write_text(json.dumps(content))
+        predictions = CityscapesPredictions(scenes.before)
+        sparse = averages(CocoTruth(path), predictions)
+        whole = averages(CocoTruth(scenes.coco), predictions)
+        np.testing.assert_equal(sparse.values, whole.values)
+
+    def test_ids_given_twice_are_refused(self, scenes, tmp_path):
+        content = json.loads(scenes.coco.read_text())
+        content["annotations"][0]["id"] = content["annotations"][1]["id"]
+        path = tmp_path / "twice.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="expected annotations with different ids"):
+            CocoTruth(path)
