@@ -37,11 +37,13 @@ class Truths:
 
     records: TruthRecords
     ids: dict[ImageId, int]  # number of each image id of the json
+    is_needed: bool = True  # the rules of Cityscapes take no records
 
     def add(self, key: str, truth: AnnotatedImage) -> int:
         """Note an image; returns its number."""
         image_id = self.ids.setdefault(key, len(self.ids) + 1)
-        self.records.add(image_id, truth)
+        if self.is_needed:
+            self.records.add(image_id, truth)
         return image_id
 
 
@@ -49,7 +51,7 @@ class Truths:
 class CocoTruths(Truths):
     """As `Truths`, with the ids of a COCO json."""
 
-    truth: CocoTruth
+    truth: CocoTruth = field(kw_only=True)
 
     def add(self, key: str, truth: AnnotatedImage) -> int:
         """Note an image; returns its number."""
@@ -81,7 +83,8 @@ class AveragePrecisions:
         """An empty collection of the ground truth."""
         categories = None if matching.class_agnostic else truth.categories
         if not isinstance(truth, CocoTruth):
-            return Truths(TruthRecords(categories), {})
+            by_cityscapes = isinstance(truth, CityscapesTruth) and categories is not None
+            return Truths(TruthRecords(categories), {}, is_needed=not by_cityscapes)
         ids = [image["id"] for image in truth.content["images"]]
         # ids stay what they are, because ties of scores go by their order; text is numbered
         texts = not all(isinstance(image_id, int) for image_id in ids)
@@ -89,7 +92,7 @@ class AveragePrecisions:
             image_id: number if texts else image_id
             for number, image_id in enumerate(sorted(ids, key=str) if texts else ids, start=1)
         }
-        return CocoTruths(TruthRecords(categories, truth.content), numbers, truth)
+        return CocoTruths(TruthRecords(categories, truth.content), numbers, truth=truth)
 
     def add(self, key: str, image_id: int, truth: AnnotatedImage, prediction: Prediction) -> None:
         """Note the instances of an image."""

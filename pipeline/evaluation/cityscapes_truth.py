@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.evaluation.extra import needs_extra
 from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
-from pipeline.evaluation.instance_maps import read_values
+from pipeline.evaluation.instance_maps import distinct, read_values
 from pipeline.instance import Mask
 
 PATTERN = "*_gtFine_instanceIds.png"
@@ -41,7 +41,7 @@ class CityscapesTruth:
         with needs_extra("cityscapesscripts"):
             from cityscapesscripts.helpers.labels import labels
         self._known = {label.id for label in labels}
-        self._void = [label.id for label in labels if label.ignoreInEval]
+        self._void = [label.id for label in labels if label.ignoreInEval and label.id >= 0]
         self.categories: Mapping[int, str] = {
             label.id: label.name
             for label in labels
@@ -60,12 +60,16 @@ class CityscapesTruth:
         path = self._files[key]
         values = read_values(path)
         annotations = []
-        for value in np.unique(values).tolist():
+        for value in distinct(values):
             label = value if value < _FIRST_INSTANCE else value // _FIRST_INSTANCE
             if label not in self._known:
                 raise ValueError(f"{path}: expected Cityscapes ids, got the value {value}")
             if label in self.categories:
                 mask = Mask.from_array(values == value)
                 annotations.append(Annotation(mask, label, value, value < _FIRST_INSTANCE))
-        ignore = np.isin(values, self._void)
+        if values.dtype == np.int64:
+            raise ValueError(f"{path}: expected Cityscapes ids of 16 bits, got {values.max()}")
+        is_void = np.zeros(2**16, np.bool_)
+        is_void[self._void] = True
+        ignore = is_void[values]
         return AnnotatedImage(values.shape[:2], tuple(annotations), ignore)

@@ -81,11 +81,13 @@ class TruthRecords:
         if self.source is not None:
             return
         for item in truth.annotations:
-            self._append(image_id, item.mask, item.label if self.categories else 1, item.is_crowd)
+            label = item.label if self.categories else 1
+            self._append(image_id, item.mask, encode(item.mask), label, item.is_crowd)
         if truth.ignore is not None:
             ignored = Mask.from_array(truth.ignore)
+            code = encode(ignored)
             for label in self.categories or [1]:
-                self._append(image_id, ignored, label, True)
+                self._append(image_id, ignored, code, label, True)
 
     def dataset(self, ids: Mapping[ImageId, int]) -> dict[str, Any]:
         """The data set that the evaluators read.
@@ -123,14 +125,16 @@ class TruthRecords:
             categories = self.source["categories"]
         return {"images": images, "annotations": annotations, "categories": categories}
 
-    def _append(self, image_id: int, mask: Mask, label: int, crowd: bool) -> None:
+    def _append(
+        self, image_id: int, mask: Mask, code: dict[str, Any], label: int, crowd: bool
+    ) -> None:
         x0, y0, x1, y1 = mask.window
         self.annotations.append(
             {
                 "id": len(self.annotations) + 1,  # pycocotools takes an object with id 0 as missed
                 "image_id": image_id,
                 "category_id": label,
-                "segmentation": encode(mask),
+                "segmentation": code,
                 "area": mask.area,
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "iscrowd": int(crowd),

@@ -27,7 +27,7 @@ from tests.pipeline.evaluation.published import (
 from tests.strategies import masks, thorough
 
 
-@pytest.fixture(scope="module", params=range(6))
+@pytest.fixture(scope="module", params=range(4))
 def scenes(request, tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp(f"scenes{request.param}"), seed=request.param + 50)
 
