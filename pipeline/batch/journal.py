@@ -42,7 +42,9 @@ class Journal:
         self._positions: dict[str, int] = {}
         self._lock = threading.Lock()  # one position in the file serves all threads
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        # unbuffered: what did not fit on the disk must not be tried again on closing
+        self._end = path.open("ab", buffering=0)
+        self._file = path.open("rb")
         try:
             self._claim()
             found = None if start_over else self._load()
@@ -52,10 +54,10 @@ class Journal:
                 found = None  # nothing was finished: nothing is lost
             if found is None:
                 self._positions.clear()
-                self._file.truncate(0)
+                self._end.truncate(0)
                 self._append(header)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def __contains__(self, key: str) -> bool:
@@ -74,15 +76,20 @@ class Journal:
         self._positions[key] = self._append({"key": key, **entry})
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and let other processes in."""
         self._file.close()
+        self._end.close()
 
     def _append(self, value: Mapping[str, Any]) -> int:
         line = json.dumps(value).encode() + b"\n"
         with self._lock:
-            position = self._file.seek(0, os.SEEK_END)
-            self._file.write(line)
-            self._file.flush()
+            position = os.fstat(self._end.fileno()).st_size
+            try:
+                while line:
+                    line = line[self._end.write(line) :]
+            except OSError as error:
+                error.filename = str(self.path)
+                raise
         return position
 
     def _claim(self) -> None:
@@ -90,7 +97,7 @@ class Journal:
         if fcntl is None:
             return
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._end, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{self.path.parent}: another run is using it") from None
         except OSError:
@@ -117,7 +124,7 @@ class Journal:
             else:
                 self._positions[value["key"]] = end
             end += len(line)
-        self._file.truncate(end)
+        self._end.truncate(end)
         return header
 
 
