@@ -91,9 +91,12 @@ def read_mask(path: Path) -> BoolArray:
         (H, W) bool.
 
     Raises:
-        ValueError: the file is missing, truncated or not an image.
+        ValueError: the file is missing, truncated, not an image, or a JPEG: its compression
+            leaves values that are not zero around objects.
     """
     file = _load(path).file
+    if file.format in ("JPEG", "MPO"):
+        raise ValueError(f"{path}: expected a mask stored without loss (PNG), got a JPEG")
     values: npt.NDArray[Any] = np.asarray(file)
     if values.ndim == 3:
         colours = [index for index, band in enumerate(file.getbands()) if band not in ("A", "a")]

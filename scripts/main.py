@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_GOES_ON, file=sys.stderr)
         return INPUT_FAILED
     except MemoryError as error:
-        print(f"{said}: out of memory. {error}", file=sys.stderr)
-        print(_GOES_ON, file=sys.stderr)
+        print(f"{said}: expected more memory than there is. {error}".rstrip(), file=sys.stderr)
         return INPUT_FAILED
     except KeyboardInterrupt:
         print(f"\n{said}: interrupted. {_GOES_ON}", file=sys.stderr)

@@ -29,27 +29,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr refine`."""
     parser.add_argument(
         "pred",
-        type=Path,
+        type=_path,
         metavar="PRED",
         help="folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO results json, "
         "or, with --masks, one image",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images, subfolders included"
+        "--images", type=_path, metavar="DIR", help="folder of the images, subfolders included"
     )
     parser.add_argument(
         "--images-json",
-        type=Path,
+        type=_path,
         metavar="J",
         help="any COCO json with 'images', for the file name of each image id; without it "
         "files are named by the id, plain or with zeros to 12 digits",
     )
     parser.add_argument(
-        "--masks", type=Path, nargs="+", metavar="PNG", help="one mask file per instance of PRED"
+        "--masks", type=_path, nargs="+", metavar="PNG", help="one mask file per instance of PRED"
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         required=True,
         help="folder for the same files refined (a json file where PRED is one)",
     )
@@ -143,6 +143,8 @@ def _job(arguments: argparse.Namespace) -> Job:
     if arguments.images_json and (arguments.masks or pred.is_dir()):
         raise ValueError(f"--images-json: expected a COCO results json with it, got {pred}")
     if arguments.masks:
+        if pred.is_dir():
+            raise ValueError(f"--masks: expected the masks of one image, got the folder {pred}")
         return MaskFilesJob(pred, arguments.masks, arguments.out)
     if not pred.is_dir() and pred.suffix.lower() != ".json":
         raise ValueError(
@@ -159,6 +161,12 @@ def _job(arguments: argparse.Namespace) -> Job:
 def _remark(progress: Progress) -> str:
     remark = f"{progress.patches} patches"
     return remark + f", {len(progress.failures)} failed" if progress.failures else remark
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") is the current folder
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return Path(text)
 
 
 def _patch_size(text: str) -> int | str:

@@ -35,7 +35,7 @@ class ImageIndex:
         """
         for stem in stems:
             found = self._by_stem.get(stem, [])
-            if len(found) > 1:
+            if len({path.resolve() for path in found}) > 1:  # links to one file are one
                 names = ", ".join(str(path.relative_to(self.folder)) for path in found)
                 raise ValueError(
                     f"{self.folder}: expected one image with the stem {stem!r}, "
@@ -59,7 +59,7 @@ class ImageIndex:
         for path in found:
             if path.relative_to(self.folder).as_posix() == wanted.as_posix():
                 return path
-        if len(found) == 1:
+        if len({path.resolve() for path in found}) == 1:
             return found[0]
         names = ", ".join(str(path.relative_to(self.folder)) for path in found)
         raise ValueError(

@@ -377,6 +377,14 @@ def test_any_value_of_a_16_bit_mask_is_the_object(tmp_path, value):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), values != 0)
 
 
+def test_a_jpeg_is_no_mask(tmp_path):
+    """Compression surrounds objects with values that are nearly zero, but not zero."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(path, "jpeg")
+    with pytest.raises(ValueError, match=r"a\.png: expected a mask stored without loss \(PNG\)"):
+        read_mask(path)
+
+
 # writing
 
 

@@ -339,6 +339,17 @@ def test_two_images_with_one_stem_fail_the_predictions_of_that_stem_alone(materi
     )
 
 
+def test_links_to_one_image_are_one_image(material):
+    (material.images / "again").symlink_to(material.images)
+    (material.root / "all").mkdir()
+    for name in ("one", "two"):
+        (material.root / "all" / name).symlink_to(material.images)
+    material.images = material.root / "all"
+    assert run(material.cityscapes()).refined == 6
+    names = {stem: f"{stem}.png" for stem in material.masks}
+    assert run(named(material, names)).refined == 6
+
+
 def named(material, names):
     path = material.root / "images.json"
     images = [{"id": stem, "file_name": name} for stem, name in names.items()]
