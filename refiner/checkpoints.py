@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from refiner.network import ARCHITECTURES, STRIDE, PatchNetwork
@@ -131,7 +131,8 @@ def save_model(path: Path, network: PatchNetwork, config: ModelConfig, half: boo
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         metadata = {_METADATA_KEY: json.dumps(asdict(config), sort_keys=True)}
-        save_file(tensors, temporary, metadata=metadata)
+        # save_file would make the file readable for its owner only
+        temporary.write_bytes(save(tensors, metadata=metadata))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
