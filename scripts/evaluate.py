@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.evaluation.coco_truth import CocoTruth
+from pipeline.evaluation.extra import check_extra
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.matching import MatchSettings
 from pipeline.evaluation.page import render_page
@@ -132,6 +133,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; 1 where some images failed or have no counterpart."""
+    check_extra()
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
     names = _file_names(arguments, truth)
     prediction = open_predictions(arguments.pred, arguments.masks, names)
@@ -169,7 +171,8 @@ def _file_names(
     arguments: argparse.Namespace, truth: GroundTruth
 ) -> dict[coco.ImageId, str] | None:
     if arguments.images_json:
-        return coco.load_file_names(arguments.images_json)
+        images = coco.load_images(arguments.images_json)
+        return {image_id: entry.file_name for image_id, entry in images.items()}
     return truth.file_names() if isinstance(truth, CocoTruth) else None
 
 

@@ -94,10 +94,17 @@ class AveragePrecisions:
         }
         return CocoTruths(TruthRecords(categories, truth.content), numbers, truth=truth)
 
-    def add(self, key: str, image_id: int, truth: AnnotatedImage, prediction: Prediction) -> None:
-        """Note the instances of an image."""
+    def add(
+        self,
+        key: str,
+        image_id: int,
+        truth: AnnotatedImage,
+        prediction: Prediction,
+        as_read: bool = True,
+    ) -> None:
+        """Note the instances of an image, as they were read or with other masks."""
         if self._cityscapes is None:
-            self._records.add(image_id, prediction)
+            self._records.add(image_id, prediction, as_read)
             return
         for measure in self._cityscapes:
             measure.add(key, truth, prediction)

@@ -58,7 +58,10 @@ class CityscapesAp:
         self._matches: dict[str, Any] = {}
 
     def add(self, key: str, truth: AnnotatedImage, prediction: Prediction) -> None:
-        """Count what the instances and annotations of an image have in common."""
+        """Count what the instances and annotations of an image have in common.
+
+        Records hold what the evaluator reads and no more: they are what stays in memory.
+        """
         found = [
             _Found.of(annotation, self._ratio)
             for label in self._names
@@ -74,12 +77,10 @@ class CityscapesAp:
             for instance in prediction.instances
             if instance.label in self._names and not instance.mask.is_empty
         ]
-        for number, instance in enumerate(instances):
+        for instance in instances:
             name = self._names[instance.label]
             pixels = instance.mask.area
             record = {
-                "predID": number,
-                "labelID": instance.label,
                 "pixelCount": pixels,
                 "confidence": instance.score,
                 "voidIntersection": pixels - area(instance.mask, truth.ignore),
@@ -91,10 +92,12 @@ class CityscapesAp:
                 common = intersection(instance.mask, item.annotation.mask)
                 if common == 0:
                     continue
-                seen_by_truth, seen_by_instance = (
-                    record | {"intersection": common},
-                    item.record | {"intersection": common},
-                )
+                seen_by_truth = {
+                    "pixelCount": pixels,
+                    "confidence": instance.score,
+                    "intersection": common,
+                }
+                seen_by_instance = item.record | {"intersection": common}
                 if region is not None:
                     assert item.region is not None
                     shared = intersection(region, item.region)
@@ -153,7 +156,6 @@ class _Found:
         pixels = annotation.mask.area
         record = {
             "instID": annotation.id,
-            "labelID": annotation.label,
             "pixelCount": pixels,
             "medDist": -1,
             "distConf": 0.0,

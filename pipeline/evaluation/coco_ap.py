@@ -45,18 +45,24 @@ class CocoRecords:
     class_agnostic: bool = False
     records: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, image_id: int, prediction: Prediction) -> None:
-        """Append the instances of an image."""
+    def add(self, image_id: int, prediction: Prediction, as_read: bool = True) -> None:
+        """Append the instances of an image.
+
+        Where records have a bbox, pycocotools takes its area, not the mask's, as the size of an
+        instance: so it stays if it is `as_read`, and follows the mask as in `bpr refine` if not.
+        """
         for instance in prediction.instances:
-            code = encode(instance.mask)
-            self.records.append(
-                {
-                    "image_id": image_id,
-                    "category_id": 1 if self.class_agnostic else instance.label,
-                    "segmentation": code,
-                    "score": instance.score,
-                }
-            )
+            record = {
+                "image_id": image_id,
+                "category_id": 1 if self.class_agnostic else instance.label,
+                "segmentation": encode(instance.mask),
+                "score": instance.score,
+            }
+            if "bbox" in instance.record:
+                x0, y0, x1, y1 = instance.mask.window
+                tight = [x0, y0, x1 - x0, y1 - y0]
+                record["bbox"] = instance.record["bbox"] if as_read else tight
+            self.records.append(record)
 
 
 @dataclass(eq=False)
@@ -266,7 +272,11 @@ def _faster(
 def _results(truth: Any, records: Sequence[Mapping[str, Any]]) -> Any:
     """The library's own reading of results; it cannot read none."""
     if records:
-        return truth.loadRes([dict(record) for record in records])
+        copies = [dict(record) for record in records]
+        if not all("bbox" in record for record in copies):  # it looks at the first one only
+            for record in copies:
+                record.pop("bbox", None)
+        return truth.loadRes(copies)
     nothing = type(truth)()
     nothing.dataset = {**truth.dataset, "annotations": []}
     nothing.createIndex()

@@ -33,9 +33,7 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
     settings = evaluation.settings
     matching = settings.matching
     labels = (
-        "of any label, because labels are not compared here"
-        if matching.class_agnostic
-        else "of its label"
+        "of any label (labels are not compared here)" if matching.class_agnostic else "of its label"
     )
     masks, boundaries = _PRECISIONS.get(evaluation.kind, _PRECISIONS["COCO json"])
     if matching.class_agnostic:
@@ -69,7 +67,7 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
         "size": f"By pixels of the object in the ground truth: small below {SMALL}, medium below "
         f"{MEDIUM}, large from there on (COCO's borders).",
         "improved, worse": "Boundary IoU changed by more than "
-        f"{100 * settings.threshold:g} points.",
+        f"{100 * settings.threshold:g} percentage points.",
         "ceiling": "The instances before refinement with the ground truth inside their boundary "
         f"patches ({size}, NMS IoU {patches.nms_iou:g}): what a perfect network would reach. The "
         "share of the possible is (after - before) / (ceiling - before).",

@@ -382,7 +382,8 @@ class _Collected:
             row.num_false += own.num_false
             row.seconds += seconds
             if row.precisions is not None:
-                row.precisions.add(item.key, image_id, truth, refined)
+                as_read = name in (inputs.base, AFTER)
+                row.precisions.add(item.key, image_id, truth, refined, as_read)
             if name == inputs.focus:
                 self._remember(item.key, first, in_base, held, truth)
 

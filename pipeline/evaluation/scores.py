@@ -15,7 +15,7 @@ SIZE_CLASSES = ("small", "medium", "large")
 TOLERANCES = (1, 2, 3)  # px
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scores:
     """How well one mask fits, each in [0, 1]."""
 

@@ -56,7 +56,7 @@ def all_tables(report: Json) -> list[Table]:
         tables += [_plain_groups(report, kind) for kind in ("size", "category")]
     else:
         tables.append(comparison_table(report, focus))
-        tables += [groups_table(focus, report["base"], kind) for kind in ("size", "category")]
+        tables += [groups_table(report, focus, kind) for kind in ("size", "category")]
     return [table for table in tables if table.rows]
 
 
@@ -129,13 +129,20 @@ def comparison_table(report: Json, focus: Json) -> Table:
         change = None if before is None or after is None else after - before
         rows.append((name, percent(before), percent(after), points(change)))
     head = ("measure, %", base["name"], focus["name"], "difference")
-    return Table(f"{base['name']} and {focus['name']}", head, tuple(rows))
+    return Table(f"From {base['name']} to {focus['name']}", head, tuple(rows))
 
 
-def groups_table(focus: Json, base: str, kind: str) -> Table:
-    """Before, after and difference of Boundary IoU and F by category or size."""
+def groups_table(report: Json, focus: Json, kind: str) -> Table:
+    """Before, after and difference of Boundary IoU, F and AP by category or size."""
+    base = report["runs"][0]
     shown = ("boundary_iou", "f_1px", "f_3px")
-    precisions = focus["average_precision_by_category"].get("AP", {}) if kind == "category" else {}
+    precisions: list[tuple[str, Json, Json]] = []
+    if kind == "category":
+        precisions = [
+            (measure, base["average_precision_by_category"][measure], after)
+            for measure, after in focus["average_precision_by_category"].items()
+            if measure in ("AP", "boundary AP")
+        ]
     rows = []
     for name, row in focus["groups"][kind].items():
         cells = [name, str(row["objects"]), str(row["paired"])]
@@ -145,14 +152,16 @@ def groups_table(focus: Json, base: str, kind: str) -> Table:
                 percent(row["this"][score]),
                 points(row["difference"][score]),
             ]
-        if precisions:
-            cells.append(percent(precisions.get(name)))
+        for _, before, after in precisions:
+            old, new = before.get(name), after.get(name)
+            change = None if old is None or new is None else new - old
+            cells += [percent(old), percent(new), points(change)]
         rows.append(tuple(cells))
     head = [kind, "objects", "found"]
     for score in shown:
-        head += [f"{SCORE_TITLES[score]} {base}", focus["name"], "difference"]
-    if precisions:
-        head.append(f"AP {focus['name']}")
+        head += [f"{SCORE_TITLES[score]} {base['name']}", focus["name"], "difference"]
+    for measure, _, _ in precisions:
+        head += [f"{measure} {base['name']}", focus["name"], "difference"]
     return Table(f"By {kind}, %", tuple(head), tuple(rows))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.evaluation.extra import MODULES
 from scripts.main import main
 from tests.networks import save_random_network
 from tests.pipeline.evaluation.datasets import make_dataset
@@ -304,3 +305,11 @@ def test_help_shows_an_example(capsys):
         main(["evaluate", "--help"])
     assert stop.value.code == 0
     assert "bpr evaluate refined --before predictions" in capsys.readouterr().out
+
+
+def test_a_missing_library_is_named_before_any_work(clean, capsys, monkeypatch):
+    monkeypatch.setitem(MODULES, "faster-coco-eval", "no_such_module_at_all")
+    assert main(["evaluate", str(clean.after), "--ground-truth", "nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "faster-coco-eval: expected it to be installed" in said
+    assert "pip install cityscapesscripts faster-coco-eval jinja2" in said

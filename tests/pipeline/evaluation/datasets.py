@@ -96,6 +96,7 @@ def make_dataset(folder: Path, num_images: int = 4, size=(96, 140), seed: int = 
                     "category_id": label,
                     "score": score,
                     "segmentation": _rle(mask),
+                    **({"bbox": _loose_box(mask)} if seed % 2 else {}),
                 }
                 for mask, label, score in masks
             ]
@@ -174,6 +175,15 @@ def _write_stage(folder, name, masks):
 def _rle(mask):
     code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(mask.shape), "counts": code["counts"].decode()}
+
+
+def _loose_box(mask):
+    """As a detector's box head gives it: not the mask's own."""
+    ys, xs = np.nonzero(mask)
+    if not xs.size:
+        return [0.0, 0.0, 0.0, 0.0]
+    width, height = float(xs.max() - xs.min()), float(ys.max() - ys.min())
+    return [xs.min() - 0.5, ys.min() - 0.5, width * 1.3 + 1, height * 1.3 + 1]
 
 
 def _annotation(truth, image_id, label, mask, crowd):

@@ -113,11 +113,31 @@ class TestCoco:
             ours = found.values[f"boundary {name}"]
             assert ours == pytest.approx(value if value > -1 else math.nan, nan_ok=True)
 
-    def test_masks_from_png_files_give_the_same_as_from_json(self, scenes):
+    def test_masks_from_png_files_give_the_same_as_from_json(self, scenes, tmp_path):
         truth = CocoTruth(scenes.coco)
-        from_json = averages(truth, CocoPredictions(scenes.before_json, truth.file_names()))
+        records = json.loads(scenes.before_json.read_text())
+        for record in records:  # pycocotools takes the size of an instance from its box
+            record.pop("bbox", None)
+        results = tmp_path / "results.json"
+        results.write_text(json.dumps(records))
+        from_json = averages(truth, CocoPredictions(results, truth.file_names()))
         from_files = averages(truth, CityscapesPredictions(scenes.before))
         np.testing.assert_equal(from_files.values, from_json.values)
+
+    def test_a_box_that_only_some_records_have_is_passed_over(self, scenes, tmp_path):
+        truth = CocoTruth(scenes.coco)
+        records = json.loads(scenes.before_json.read_text())
+        found = []
+        for boxes in (0, 1):
+            for number, record in enumerate(records):
+                record.pop("bbox", None)
+                if number < boxes:
+                    record["bbox"] = [0, 0, 1000, 1000]
+            results = tmp_path / "results.json"
+            results.write_text(json.dumps(records))
+            predictions = CocoPredictions(results, truth.file_names())
+            found.append(averages(truth, predictions).values)
+        np.testing.assert_equal(*found)
 
     def test_ids_may_be_text(self, scenes, tmp_path):
         truth = CocoTruth(scenes.coco)
