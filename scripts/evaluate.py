@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.evaluation.coco_truth import CocoTruth
+from pipeline.evaluation.comparison import is_found
 from pipeline.evaluation.extra import check_extra
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.matching import MatchSettings
@@ -235,6 +236,14 @@ def _about(arguments: argparse.Namespace, methods: dict[str, Any]) -> dict[str, 
 def _say_problems(evaluation: Evaluation) -> None:
     failed = [f"{item.image}: {item.reason}" for item in evaluation.failures]
     _list("left out, failed", failed)
+    if not evaluation.objects:
+        print("note: the ground truth of these images has no objects", file=sys.stderr)
+    elif not is_found(evaluation.base.own_scores).any():
+        print(
+            "note: no object has a prediction that overlaps it enough "
+            f"(IoU {evaluation.settings.matching.positive_iou:g}, --positive-iou)",
+            file=sys.stderr,
+        )
     _list("no prediction, objects count as missed", evaluation.without_prediction)
     _list("prediction without ground truth, not scored", evaluation.without_truth)
     if evaluation.unlike_images:

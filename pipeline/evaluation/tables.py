@@ -49,8 +49,9 @@ def find_run(report: Json, name: str | None) -> Json | None:
 def all_tables(report: Json) -> list[Table]:
     """Every table of the report, the most asked for first."""
     tables = [runs_table(report)]
-    if any(run["average_precision"] for run in report["runs"]):
-        tables.append(precision_table(report))
+    precisions = precision_table(report)
+    if len(precisions.head) > 1:
+        tables.append(precisions)
     focus = find_run(report, report["focus"])
     if focus is None:
         tables += [_plain_groups(report, kind) for kind in ("size", "category")]

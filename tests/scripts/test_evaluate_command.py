@@ -300,6 +300,28 @@ def test_every_image_failing_is_said_once(dataset, evaluate):
     assert "expected at least one image that can be read, all 3 failed" in err
 
 
+class TestNothingToSay:
+    """Not wrong, but it should be noticed."""
+
+    def test_ground_truth_without_objects(self, dataset, evaluate):
+        for path in dataset.maps.glob("*.png"):
+            Image.fromarray(np.zeros((96, 140), np.uint8)).save(path)
+        code, _, err, report = evaluate(
+            dataset.after, "--before", dataset.before, "--ground-truth", dataset.maps
+        )
+        assert code == 0
+        assert "the ground truth of these images has no objects" in err
+        assert report["runs"][0]["groups"]["overall"]["this"]["boundary_iou"] is None
+
+    def test_predictions_that_meet_no_object(self, dataset, evaluate):
+        for path in dataset.after.glob("*_pred.txt"):
+            path.write_text("")
+        code, _, err, report = evaluate(dataset.after, "--ground-truth", dataset.maps)
+        assert code == 0
+        assert "no object has a prediction that overlaps it enough (IoU 0.5" in err
+        assert report["runs"][0]["objects_found"] == 0
+
+
 def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "--help"])
