@@ -68,8 +68,8 @@ def stamp(path: Path) -> str:
 def find_files(folder: Path) -> list[Path]:
     """All files below a folder, sorted.
 
-    Links to folders are followed, but not into a folder that they lie in; hidden folders are
-    passed over.
+    Links to folders are followed, but not into a folder that they lie in; hidden files and
+    folders are passed over.
 
     Raises:
         OSError: a folder cannot be read.
@@ -84,7 +84,9 @@ def _files_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = folder / entry.name
+            if entry.name.startswith("."):
+                continue  # also what macOS leaves beside files on foreign disks
             if not entry.is_dir():
                 yield path
-            elif not entry.name.startswith("."):
+            else:
                 yield from _files_below(path, above | {real})

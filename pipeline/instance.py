@@ -111,7 +111,7 @@ class Instance:
     label: int  # category id of the data set, kept as it came
     score: float  # detector confidence, usually in [0, 1]
     record: Mapping[str, Any] = field(default_factory=dict)
-    """What the file format said besides (file name, further fields): carried, never read."""
+    """What the file format said besides (file name, further fields): carried along for it."""
 
 
 @dataclass(frozen=True, eq=False)

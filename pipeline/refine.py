@@ -43,10 +43,18 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A plan and what the network said about its patches."""
+    """What the network said about the patches of a plan. It does not hold the image."""
 
-    plan: Plan
+    prediction: Prediction
+    boxes: tuple[Int64Array, ...]  # as in the plan
+    settings: PatchSettings
+    name: str
     logits: tuple[Float32Array, ...]  # per instance (N, S, S), object minus background
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of all instances."""
+        return sum(len(boxes) for boxes in self.boxes)
 
 
 def refine(
@@ -109,47 +117,46 @@ def predict(
             start = 0
             while start < len(boxes):
                 stop = min(start + batch.room, len(boxes))
-                batch.add(waiting[-1], index, start, stop)
+                batch.add(waiting[-1], planned, index, start, stop)
                 start = stop
         if len(waiting) > MAX_WAITING_IMAGES:
             batch.run()
         while waiting and waiting[0].is_complete:
-            yield waiting.popleft().answer()
+            yield waiting.popleft().answer
     batch.run()
     for last in waiting:
-        yield last.answer()
+        yield last.answer
 
 
 def merge(answer: Answer) -> Prediction:
     """Put the predicted patches of one image back into its masks."""
-    plan, refined = answer.plan, []
+    refined = []
     for instance, boxes, logits in zip(
-        plan.prediction.instances, plan.boxes, answer.logits, strict=True
+        answer.prediction.instances, answer.boxes, answer.logits, strict=True
     ):
         if len(boxes):
             patch_size = int(boxes[0, 2] - boxes[0, 0])
-            probability = patch_probabilities(logits, patch_size, plan.settings.padding)
+            probability = patch_probabilities(logits, patch_size, answer.settings.padding)
             instance = replace(instance, mask=reassemble(instance.mask, boxes, probability))
         refined.append(instance)
-    return replace(plan.prediction, instances=tuple(refined))
+    return replace(answer.prediction, instances=tuple(refined))
 
 
 class _Waiting:
-    """A plan whose patches are being predicted."""
+    """An image whose patches are cut and being predicted."""
 
     def __init__(self, planned: Plan, input_size: int) -> None:
-        self.plan = planned
         self.missing = planned.num_patches
-        self.logits = tuple(
+        logits = [
             np.empty((len(boxes), input_size, input_size), np.float32) for boxes in planned.boxes
+        ]
+        self.answer = Answer(
+            planned.prediction, planned.boxes, planned.settings, planned.name, tuple(logits)
         )
 
     @property
     def is_complete(self) -> bool:
         return self.missing == 0
-
-    def answer(self) -> Answer:
-        return Answer(self.plan, self.logits)
 
 
 class _Batch:
@@ -168,9 +175,8 @@ class _Batch:
     def room(self) -> int:
         return len(self._patches) - self._filled
 
-    def add(self, owner: _Waiting, index: int, start: int, stop: int) -> None:
+    def add(self, owner: _Waiting, plan: Plan, index: int, start: int, stop: int) -> None:
         """Cut patches start..stop of an instance; the network runs when the batch is full."""
-        plan = owner.plan
         self._patches[self._filled : self._filled + stop - start] = crop_patches(
             plan.image,
             plan.prediction.instances[index].mask,
@@ -189,7 +195,7 @@ class _Batch:
         logits = self._predictor(self._patches[: self._filled])
         position = 0
         for owner, index, start, stop in self._owners:
-            owner.logits[index][start:stop] = logits[position : position + stop - start]
+            owner.answer.logits[index][start:stop] = logits[position : position + stop - start]
             owner.missing -= stop - start
             position += stop - start
         self._owners, self._filled = [], 0

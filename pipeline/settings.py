@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_PATCH_SIZE = 1024  # pixels; the suppression of larger ones would take gigabytes
+
 
 @dataclass(frozen=True)
 class PatchSettings:
     """Size, density and rule of boundary patches."""
 
-    patch_size: int | None = 64
+    patch_size: int | None = None
     """P, side in image pixels, even; None lets it follow the object (`patch_size_for`)."""
     padding: int = 0
     """Context in image pixels added around a patch for the network, cut off afterwards."""
@@ -20,10 +22,12 @@ class PatchSettings:
 
     def __post_init__(self) -> None:
         size = self.patch_size
-        if size is not None and (size <= 0 or size % 2):
-            raise ValueError(f"patch_size: expected an even int > 0, got {size}")
+        if size is not None and (not 0 < size <= MAX_PATCH_SIZE or size % 2):
+            raise ValueError(f"patch_size: expected an even int in 2..{MAX_PATCH_SIZE}, got {size}")
         if size is None and self.compat:
-            raise ValueError("patch_size: expected a number in compat mode, got auto")
+            raise ValueError(
+                "patch_size: expected a number with compat (--patch-size 64), got auto"
+            )
         if self.padding < 0:
             raise ValueError(f"padding: expected an int >= 0, got {self.padding}")
         if not 0 < self.nms_iou <= 1:

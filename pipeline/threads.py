@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Like map(), computed by threads at most `ahead` items before they are asked for.
+    """Like map(), computed by threads up to `ahead` items before they are asked for.
 
     Items are drawn in the caller's thread, results come in the order of the items. Closing the
     iterator early drops what has not begun and waits for what has.

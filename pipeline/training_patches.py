@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from pipeline.batch.image_index import ImageIndex
 from pipeline.crops import crop_patches
 from pipeline.geometry import patch_size_for, select_patches
 from pipeline.images import read_image
@@ -19,9 +20,9 @@ from pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
 from pipeline.settings import PatchSettings
 from pipeline.simulate import simulate_coarse_mask
 
-IGNORE = 255  # instance maps: pixels that nobody could label
-TARGET_IGNORE = 255  # targets: pixels without a loss
+IGNORE = 255  # in instance maps and targets: pixels that nobody could label
 PATCHES_PER_OBJECT = 4
+MAX_TRIES = 2000  # draws in a row that give no patch
 MIN_AREA = 100  # pixels; smaller objects have no shape to learn from
 
 
@@ -37,14 +38,12 @@ def find_labelled_images(images: Path, instance_maps: Path) -> list[LabelledImag
     """Pair the files of two folders by stem, in sorted order.
 
     Raises:
-        ValueError: no pair, or an instance map without an image.
+        ValueError: no pair, or an instance map without an image or with several.
     """
-    by_stem = {path.stem: path for path in sorted(images.iterdir()) if path.is_file()}
-    pairs = []
-    for path in sorted(instance_maps.glob("*.png")):
-        if path.stem not in by_stem:
-            raise ValueError(f"{path}: expected an image {path.stem}.* in {images}")
-        pairs.append(LabelledImage(by_stem[path.stem], path))
+    index = ImageIndex(images)
+    pairs = [
+        LabelledImage(index.find([path.stem]), path) for path in sorted(instance_maps.glob("*.png"))
+    ]
     if not pairs:
         raise ValueError(f"{instance_maps}: expected instance maps (*.png), found none")
     return pairs
@@ -90,11 +89,19 @@ class PatchStream(IterableDataset[tuple[UInt8Array, UInt8Array]]):
     def batch(self, number: int) -> tuple[UInt8Array, UInt8Array]:
         """Make batch `number`."""
         rng = np.random.default_rng([self.settings.seed, number])
-        patches, targets, count = [], [], 0
+        patches, targets, count, in_vain = [], [], 0, 0
         while count < self.settings.batch_size:
+            if in_vain == MAX_TRIES:
+                raise ValueError(
+                    f"{self.images[0].instance_map.parent}: expected maps with instances "
+                    f"(values 1 to 254) of {MIN_AREA} pixels or more, found none in "
+                    f"{MAX_TRIES} draws"
+                )
             source = self.images[int(rng.integers(len(self.images)))]
             made = sample_patches(*_load(source), self.settings.input_size, rng)
+            in_vain += 1
             if made is not None:
+                in_vain = 0
                 patches.append(made[0])
                 targets.append(made[1])
                 count += len(made[0])
@@ -216,7 +223,7 @@ def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
     share = cv2.resize((patch == 1).astype(np.float32), side, interpolation=how)
     unknown = cv2.resize((patch == IGNORE).astype(np.float32), side, interpolation=how)
     target = np.asarray(share > 0.5, np.uint8)
-    target[unknown > 0.3] = TARGET_IGNORE
+    target[unknown > 0.3] = IGNORE
     return target
 
 

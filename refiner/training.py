@@ -6,10 +6,11 @@ import csv
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -59,7 +60,11 @@ class Trainer:
         network: starting point; trained in place.
         settings: schedule.
         checkpoint: file the state is kept in; read if it exists.
+        about: what else makes this training what it is (data, seed, sizes), json-ready.
         device: "cpu" or "cuda". Forward passes run in bfloat16, weights stay float32.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of another training.
     """
 
     def __init__(
@@ -67,11 +72,13 @@ class Trainer:
         network: PatchNetwork,
         settings: TrainingSettings,
         checkpoint: Path,
+        about: Mapping[str, Any],
         device: str = "cpu",
     ) -> None:
         self.settings = settings
         self.device = device
         self.checkpoint = checkpoint
+        self.about = {"architecture": network.architecture, **asdict(settings), **about}
         self.network: PatchNetwork = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average: PatchNetwork = deepcopy(self.network).eval()
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.network, settings.weight_decay))
@@ -148,6 +155,7 @@ class Trainer:
         partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
         torch.save(
             {
+                "about": self.about,
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
@@ -158,9 +166,26 @@ class Trainer:
         os.replace(partial, self.checkpoint)
 
     def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(
-            self.checkpoint, map_location=self.device, weights_only=True
-        )
+        try:
+            state: dict[str, Any] = torch.load(
+                self.checkpoint, map_location=self.device, weights_only=True
+            )
+            found = state["about"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError):
+            raise ValueError(
+                f"{self.checkpoint}: expected a checkpoint of a training, got a damaged or other "
+                "file; delete it to start over"
+            ) from None
+        changes = [
+            f"{name} was {found.get(name)!r}, is {self.about.get(name)!r}"
+            for name in sorted({*found, *self.about})
+            if found.get(name) != self.about.get(name)
+        ]
+        if changes:
+            raise ValueError(
+                f"{self.checkpoint}: belongs to another training ({'; '.join(changes)}); "
+                "choose another folder"
+            )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -14,7 +14,7 @@ from pipeline.files import write_atomically
 from pipeline.images import encode_mask, encode_png
 from pipeline.instance import Instance, Prediction
 from pipeline.metrics import boundary_f, boundary_iou
-from pipeline.refine import Plan, merge, plan, predict
+from pipeline.refine import Answer, merge, plan, predict
 from refiner.predictor import load_predictor
 from scripts.progress import ProgressLine
 from scripts.refine import add_refine_options, patch_settings
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         for done, (scene, answer) in enumerate(zip(scenes, answers, strict=True), start=1):
             refined = merge(answer)
             _write_pictures(arguments.out, scene, refined)
-            rows += _rows(scene, answer.plan, refined)
+            rows += _rows(scene, answer, refined)
             line.show(done, scene.name)
     _print_table(rows)
     print(f"Pictures: {arguments.out}/*_comparison.png and *_closeups.png; masks beside them.")
@@ -66,11 +66,11 @@ def _write_pictures(out: Path, scene: DemoScene, refined: Prediction) -> None:
         write_atomically(out / f"{scene.name}_{name.replace(' ', '_')}.png", encode_mask(mask))
 
 
-def _rows(scene: DemoScene, planned: Plan, refined: Prediction) -> list[tuple[str, list[float]]]:
+def _rows(scene: DemoScene, answer: Answer, refined: Prediction) -> list[tuple[str, list[float]]]:
     """Per object: what it is, then before and after of each metric."""
     rows = []
     for name, coarse, instance, truth, boxes in zip(
-        scene.names, scene.coarse, refined.instances, scene.truth, planned.boxes, strict=True
+        scene.names, scene.coarse, refined.instances, scene.truth, answer.boxes, strict=True
     ):
         values = []
         for mask in (coarse, instance.mask):

@@ -6,6 +6,7 @@ bpr refine predictions --images images --out refined
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ INPUT_FAILED = 1  # exit status: some inputs failed, the others are done
 COMMAND_WRONG = 2
 INTERRUPTED = 130
 
+# what a user can mend before the same command goes on
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 _GOES_ON = "What is done stays; the same command goes on from there."
 
 
@@ -52,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         where = f" {error.filename}" if error.filename else ""
         print(f"{said}: cannot use{where}: {reason}.", file=sys.stderr)
+        if error.errno not in _PASSING:
+            return COMMAND_WRONG
         print(_GOES_ON, file=sys.stderr)
         return INPUT_FAILED
     except MemoryError as error:

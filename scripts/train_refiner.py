@@ -52,7 +52,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
     )
-    parser.add_argument("--loaders", type=int, default=1, help="processes that make patches")
+    parser.add_argument(
+        "--loaders",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that make patches (default: %(default)s)",
+    )
     parser.add_argument(
         "--data", default="", help="what the photographs are, for the weights' file"
     )
@@ -61,6 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or go on training, then write RUN/<architecture>.safetensors."""
+    if arguments.loaders < 1:
+        raise ValueError(f"--loaders: expected an int > 0, got {arguments.loaders}")
     cv2.setNumThreads(1)  # the loaders are the parallelism
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -76,6 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
         PatchNetwork(arguments.architecture),
         TrainingSettings(steps=arguments.steps),
         arguments.out / "checkpoint.pt",
+        {
+            "images": str(arguments.images.resolve()),
+            "instance_maps": str(arguments.instance_maps.resolve()),
+            "input_size": arguments.input_size,
+            "batch_size": arguments.batch_size,
+            "seed": arguments.seed,
+        },
         arguments.device,
     )
     print(f"{len(images)} photographs; step {trainer.step} of {arguments.steps}")

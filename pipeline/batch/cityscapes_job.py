@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -26,16 +27,17 @@ class CityscapesJob:
         out: folder for the refined predictions.
 
     Raises:
-        ValueError: a folder is missing or empty, or `out` is the prediction folder itself.
+        ValueError: a folder is missing or empty, or an input would be overwritten.
     """
 
     def __init__(self, folder: Path, images: Path, out: Path) -> None:
         source, target = folder.resolve(), out.resolve()
-        if target == source:
-            raise ValueError(f"{out}: expected another folder than the predictions to refine")
-        self.folder, self._out = folder, OutputFolder(out)
+        for taken in (folder, images):
+            if target == taken.resolve():
+                raise ValueError(f"{out}: expected another folder than the input {taken}")
+        self.source, self._out = folder, OutputFolder(out)
         self.work, self.report = self._out.work, self._out.report
-        self._images = ImageIndex(images)
+        self._images = ImageIndex(images, without=out)
         self._paths = {
             path.relative_to(folder).as_posix(): path
             for path in cityscapes.find_prediction_files(folder)
@@ -44,6 +46,9 @@ class CityscapesJob:
         }
         if not self._paths:
             raise ValueError(f"{folder}: expected predictions outside of {out}, found none")
+        self._empty: dict[str, bytes] = {}
+        self._owners = self._find_owners()
+        self._refuse_to_overwrite([source, images.resolve()])
 
     def keys(self) -> Sequence[str]:
         """Relative paths of the txts, sorted."""
@@ -54,7 +59,7 @@ class CityscapesJob:
         path = self._paths[key]
         stamps = [stamp(path)]
         try:
-            lines = cityscapes.parse_prediction_file(path, self.folder).lines
+            lines = cityscapes.parse_prediction_file(path, self.source).lines
             stamps += [stamp(path.parent / line.file) for line in lines]
             stamps.append(stamp(self._images.find(_image_stems(path))))
         except ValueError as error:
@@ -64,23 +69,29 @@ class CityscapesJob:
     def read(self, key: str) -> Loaded:
         """Read the txt, its masks and the image."""
         path = self._paths[key]
-        parsed = cityscapes.parse_prediction_file(path, self.folder)
+        parsed = cityscapes.parse_prediction_file(path, self.source)
         if not parsed.lines:
+            self._empty[key] = parsed.content
             raise ValueError(
                 f"{path}: expected lines 'file label score', got an empty file; "
                 "nothing to refine, it is copied as it is"
             )
+        for name in _mask_names(key, parsed):
+            if self._owners.get(name, key) != key:
+                raise ValueError(
+                    f"{path}: expected masks of its own, but {name} is also named by "
+                    f"{self._owners[name]}"
+                )
         instances = cityscapes.read_instances(parsed)
         photograph = read_image(self._images.find(_image_stems(path)), usual_size(instances))
         names = [str(path.parent / line.file) for line in parsed.lines]
         prediction = as_prediction(photograph.pixels, instances, names)
-        return Loaded(photograph.pixels, prediction, photograph.notes)
+        return Loaded(photograph.pixels, prediction, photograph.notes, parsed)
 
-    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+    def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the PNGs, then the txt."""
-        parsed = cityscapes.parse_prediction_file(self._paths[key], self.folder)
         inside = os.path.dirname(key)
-        files = cityscapes.encode_prediction(parsed, prediction)
+        files = cityscapes.encode_prediction(source, prediction)
         return {
             "files": self._out.write(
                 {os.path.normpath(os.path.join(inside, name)): data for name, data in files.items()}
@@ -91,15 +102,43 @@ class CityscapesJob:
         """All files of the image have the content that was written."""
         return self._out.holds(entry["files"])
 
+    def discard(self, entry: Mapping[str, Any]) -> None:
+        """Delete the files of an image that failed or is gone: they would be evaluated."""
+        self._out.discard(entry["files"])
+
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Copy empty txts: an evaluation wants one for each image."""
-        for key, path in self._paths.items():
-            if key in failed and path.is_file() and not path.read_bytes().strip():
-                self._out.write({key: path.read_bytes()})
+        self._out.write(self._empty)
 
     def existing_output(self) -> Path | None:
-        """The first txt that a run would overwrite."""
-        return self._out.first_existing(self._paths)
+        """The first file that a run would overwrite."""
+        return self._out.first_existing([*self._paths, *self._owners, self.report.name])
+
+    def _find_owners(self) -> dict[str, str]:
+        """The txt that each mask belongs to, both relative to the folder."""
+        owners: dict[str, str] = {}
+        for key, path in self._paths.items():
+            with contextlib.suppress(ValueError):  # what is wrong with it is said in `read`
+                for name in _mask_names(key, cityscapes.parse_prediction_file(path, self.source)):
+                    owners.setdefault(name, key)
+        return owners
+
+    def _refuse_to_overwrite(self, inputs: Sequence[Path]) -> None:
+        """ValueError if a result would take the place of an input."""
+        target = self._out.path.resolve()
+        folders = [folder for folder in inputs if not target.is_relative_to(folder)]
+        for name in [*self._paths, *self._owners]:
+            path = target / name
+            if path.exists() and any(path.resolve().is_relative_to(folder) for folder in folders):
+                raise ValueError(
+                    f"{self._out.path}: expected a folder in which no input is overwritten, "
+                    f"but {path} is one"
+                )
+
+
+def _mask_names(key: str, parsed: cityscapes.PredictionFile) -> list[str]:
+    inside = os.path.dirname(key)
+    return [os.path.normpath(os.path.join(inside, line.file)) for line in parsed.lines]
 
 
 def _image_stems(path: Path) -> list[str]:

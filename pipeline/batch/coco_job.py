@@ -40,11 +40,11 @@ class CocoJob:
             raise ValueError(f"{out}: expected another file than the results to refine")
         if out.is_dir():
             raise ValueError(f"{out}: expected a json file for COCO results, got a folder")
-        self.out = out
+        self.source, self.out = results, out
         self.work = out.parent / f".{out.name}.bpr"
         self.report = out.with_name(f"{out.stem}.report.json")
         self._results = coco.load_results(results)
-        self._file_names = coco.load_file_names(images_json) if images_json else None
+        self._entries = coco.load_images(images_json) if images_json else None
         self._index = ImageIndex(images)
         self._ids: dict[str, coco.ImageId] = {}
         for image_id in self._results.by_image:
@@ -53,13 +53,16 @@ class CocoJob:
                     f"{results}: expected image ids all ints or all text, got both {image_id} "
                     f"and '{image_id}'"
                 )
+        self._strays = {f"entry {index}": why for index, why in self._results.strays.items()}
 
     def keys(self) -> Sequence[str]:
-        """Image ids in the order of their first entry."""
-        return list(self._ids)
+        """Image ids in the order of their first entry, then the entries without one."""
+        return [*self._ids, *self._strays]
 
     def stamp(self, key: str) -> str:
         """Changes when the image or one of its entries does."""
+        if key in self._strays:
+            return ""
         digest = hashlib.sha256()
         for index in self._results.by_image[self._ids[key]]:
             digest.update(json.dumps(self._results.records[index]).encode())
@@ -71,13 +74,15 @@ class CocoJob:
 
     def read(self, key: str) -> Loaded:
         """Read the image and decode its masks."""
+        if key in self._strays:
+            raise ValueError(self._strays[key])
         image_id = self._ids[key]
         photograph = read_image(self._image_path(key), self._claimed_size(image_id))
         size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
         prediction = coco.read_prediction(self._results, image_id, size)
         return Loaded(photograph.pixels, prediction, photograph.notes)
 
-    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+    def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps the refined records."""
         records = [
             coco.refined_record(instance.record, instance.mask) for instance in prediction.instances
@@ -87,6 +92,9 @@ class CocoJob:
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """The journal itself holds the records."""
         return "records" in entry
+
+    def discard(self, entry: Mapping[str, Any]) -> None:
+        """Nothing: entries of an image that failed are left out in `finish`."""
 
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Write the results json in the order of the input."""
@@ -98,10 +106,14 @@ class CocoJob:
         return self.out if self.out.exists() else None
 
     def _refined(self, journal: Journal, failed: Set[str]) -> Iterator[Mapping[str, Any]]:
+        keys = {
+            index: key
+            for key, image_id in self._ids.items()
+            for index in self._results.by_image[image_id]
+        }
         image, at_hand = "", []  # entries of an image mostly stand together
         used: Counter[str] = Counter()
-        for record in self._results.records:
-            key = str(record["image_id"])
+        for _, key in sorted(keys.items()):
             if key not in failed:
                 if key != image:
                     image, at_hand = key, journal.read(key)["records"]
@@ -109,7 +121,11 @@ class CocoJob:
                 used[key] += 1
 
     def _claimed_size(self, image_id: coco.ImageId) -> Size | None:
-        """The size that the first RLE of an image names."""
+        """The size that the images json or else the first RLE of an image names."""
+        if self._entries is not None and image_id in self._entries:
+            named = self._entries[image_id].size
+            if named is not None:
+                return named
         for index in self._results.by_image[image_id]:
             segmentation = self._results.records[index].get("segmentation")
             if isinstance(segmentation, dict):
@@ -120,8 +136,8 @@ class CocoJob:
 
     def _image_path(self, key: str) -> Path:
         image_id = self._ids[key]
-        if self._file_names is None:
+        if self._entries is None:
             return self._index.find([key, key.zfill(12)])
-        if image_id not in self._file_names:
+        if image_id not in self._entries:
             raise ValueError(f"image id {key}: expected an entry in 'images' of the images json")
-        return self._index.find_name(self._file_names[image_id])
+        return self._index.find_name(self._entries[image_id].file_name)

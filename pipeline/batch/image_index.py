@@ -12,17 +12,26 @@ from pipeline.images import IMAGE_SUFFIXES
 class ImageIndex:
     """The image files below a folder, by stem; see `find_files`.
 
+    Args:
+        folder: of images.
+        without: a folder, perhaps inside, whose files are results and not images.
+
     Raises:
         ValueError: the folder is missing or holds no images.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, without: Path | None = None) -> None:
         if not folder.is_dir():
             raise ValueError(f"{folder}: expected a folder of images, found none")
         self.folder = folder
         self._by_stem: dict[str, list[Path]] = {}
+        results = without.resolve() if without is not None else None
+        if results is not None and not results.is_relative_to(folder.resolve()):
+            results = None
         for path in find_files(folder):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES and not (
+                results is not None and path.resolve().is_relative_to(results)
+            ):
                 self._by_stem.setdefault(path.stem, []).append(path)
         if not self._by_stem:
             raise ValueError(f"{folder}: expected images ({_suffixes()}), found none")

@@ -18,10 +18,15 @@ class Loaded:
     image: UInt8Array  # (H, W, 3) RGB
     prediction: Prediction
     notes: tuple[str, ...]  # what had to be done to the image, in words
+    source: Any = None  # what the job wants back when it writes
 
 
 class Job(Protocol):
     """Predictions to refine, image by image, from one place to another."""
+
+    @property
+    def source(self) -> Path:
+        """What the predictions are read from: one output serves one source."""
 
     @property
     def work(self) -> Path:
@@ -44,8 +49,13 @@ class Job(Protocol):
             ValueError: something is wrong with its files; the message says what and where.
         """
 
-    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+    def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write a refined prediction; returns what the journal must remember, json-ready.
+
+        Args:
+            key: of the image.
+            source: what `read` gave as such.
+            prediction: with refined masks.
 
         Raises:
             OSError: the disk is full or not writable.
@@ -53,6 +63,9 @@ class Job(Protocol):
 
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """The files of a journal entry are there as they were written."""
+
+    def discard(self, entry: Mapping[str, Any]) -> None:
+        """Delete the files of a journal entry, where they are as they were written."""
 
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Write what can only be written when all images but the failed ones are done."""

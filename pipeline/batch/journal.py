@@ -71,6 +71,10 @@ class Journal:
         entry: Entry = json.loads(line)
         return entry
 
+    def keys(self) -> list[str]:
+        """The keys of all entries."""
+        return list(self._positions)
+
     def append(self, key: str, entry: Entry) -> None:
         """Add an entry; it is safe from a kill of this process when the call returns."""
         self._positions[key] = self._append({"key": key, **entry})

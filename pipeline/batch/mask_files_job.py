@@ -28,36 +28,37 @@ class MaskFilesJob:
     """
 
     def __init__(self, image: Path, masks: Sequence[Path], out: Path) -> None:
-        self.image, self.masks = image, tuple(masks)
+        self.source, self.masks = image, tuple(masks)
         # a folder for each image: the masks of another one are not continued but protected
         digest = hashlib.sha256(str(image.resolve()).encode("utf-8", "surrogateescape"))
         self._out = OutputFolder(out, digest.hexdigest()[:16])
-        self.work, self.report = self._out.work, self._out.report
+        self.work, self.report = self._out.work, out / f"{image.stem}.report.json"
         names = [f"{mask.stem}.png" for mask in masks]
         for mask, name in zip(masks, names, strict=True):
             if names.count(name) > 1:
                 raise ValueError(f"{mask}: expected masks of different names, got {name} twice")
-            if (out / name).resolve() == mask.resolve():
-                raise ValueError(f"{out}: expected another folder than that of {mask}")
+            for taken in (image, *masks):
+                if (out / name).resolve() == taken.resolve():
+                    raise ValueError(f"{out}: expected another folder than that of {taken}")
         self._names = names
 
     def keys(self) -> Sequence[str]:
         """The name of the image."""
-        return [self.image.name]
+        return [self.source.name]
 
     def stamp(self, key: str) -> str:
-        """Changes when a file does; a key stands for one list of masks only."""
-        return " ".join(f"{path}:{stamp(path)}" for path in (self.image, *self.masks))
+        """Changes when a file does, or the list of masks."""
+        return " ".join(f"{path}:{stamp(path)}" for path in (self.source, *self.masks))
 
     def read(self, key: str) -> Loaded:
         """Read the image and the masks."""
         instances = [Instance(Mask.from_array(read_mask(path)), 0, 1.0) for path in self.masks]
-        photograph = read_image(self.image, usual_size(instances))
+        photograph = read_image(self.source, usual_size(instances))
         names = [str(path) for path in self.masks]
         prediction = as_prediction(photograph.pixels, instances, names)
         return Loaded(photograph.pixels, prediction, photograph.notes)
 
-    def write(self, key: str, prediction: Prediction) -> Mapping[str, Any]:
+    def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write one PNG per mask."""
         masks = zip(self._names, prediction.instances, strict=True)
         return {"files": self._out.write({name: encode_mask(item.mask) for name, item in masks})}
@@ -65,6 +66,10 @@ class MaskFilesJob:
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """All masks have the content that was written."""
         return self._out.holds(entry["files"])
+
+    def discard(self, entry: Mapping[str, Any]) -> None:
+        """Delete the masks of an image that failed."""
+        self._out.discard(entry["files"])
 
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Nothing is left to write."""

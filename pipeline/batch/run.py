@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batch.job import Job, Loaded
+from pipeline.batch.job import Job
 from pipeline.batch.journal import Journal, OtherSetup
 from pipeline.files import write_atomically
 from pipeline.instance import Mask, Prediction
@@ -87,7 +87,13 @@ def run_batch(
             f"{existing}: exists, but not from a run that can be continued; "
             "choose another place or add --overwrite"
         )
-    header = {"settings": asdict(settings), "input_size": predictor.input_size, **about}
+    source = str(job.source.resolve())
+    header = {
+        "source": source,
+        "settings": asdict(settings),
+        "input_size": predictor.input_size,
+        **about,
+    }
     try:
         journal = Journal(job.work / JOURNAL, header, start_over=overwrite)
     except OtherSetup as difference:
@@ -103,12 +109,12 @@ def run_batch(
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """An image on its way, or why it is not."""
+    """What is kept of an image on its way, or why it is not."""
 
     key: str
     stamp: str
-    loaded: Loaded | None = None
-    plan: Plan | None = None
+    notes: tuple[str, ...] = ()
+    source: Any = None  # of the job, for writing
     reason: str = ""
     is_done: bool = False
 
@@ -126,41 +132,45 @@ def _run(
     keys = job.keys()
     counts = _Counts(len(keys), on_progress)
 
-    def read(key: str) -> _Read:
+    def read(key: str) -> tuple[_Read, Plan | None]:
         stamp = job.stamp(key)
         if key in journal:
             entry = journal.read(key)
             if entry["stamp"] == stamp and job.is_written(entry):
-                return _Read(key, stamp, is_done=True)
+                return _Read(key, stamp, is_done=True), None
         try:
             loaded = job.read(key)
         except ValueError as error:
-            return _Read(key, stamp, reason=str(error))
-        return _Read(key, stamp, loaded, plan(loaded.image, loaded.prediction, settings, key))
+            return _Read(key, stamp, reason=str(error)), None
+        planned = plan(loaded.image, loaded.prediction, settings, key)
+        return _Read(key, stamp, loaded.notes, loaded.source), planned
 
+    for key in set(journal.keys()) - set(keys):  # no longer in the source
+        job.discard(journal.read(key))
     on_their_way: dict[str, _Read] = {}
 
     def plans() -> Iterator[Plan]:
-        for item in map_ahead(read, keys, READERS, AHEAD):
-            if item.plan is not None:
+        for item, planned in map_ahead(read, keys, READERS, AHEAD):
+            if planned is not None:
                 on_their_way[item.key] = item
-                yield item.plan
+                yield planned
             elif item.is_done:
                 counts.skip()
             else:
                 counts.fail(item.key, item.reason)
+                if item.key in journal:  # what an earlier run made of other files
+                    job.discard(journal.read(item.key))
 
     def write(answer: Answer) -> tuple[_Read, Mapping[str, Any]]:
-        item = on_their_way.pop(answer.plan.name)
-        assert item.loaded is not None
+        item = on_their_way.pop(answer.name)
         refined = merge(answer)
         entry = {
             "stamp": item.stamp,
             "instances": len(refined.instances),
-            "patches": answer.plan.num_patches,
-            "changed_pixels": _changed_pixels(answer.plan.prediction, refined),
-            "notes": list(item.loaded.notes),
-            **job.write(item.key, refined),
+            "patches": answer.num_patches,
+            "changed_pixels": _changed_pixels(answer.prediction, refined),
+            "notes": list(item.notes),
+            **job.write(item.key, item.source, refined),
         }
         return item, entry
 

@@ -86,6 +86,10 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
                 f"{where}: expected a file inside {folder}, named relative to the txt, "
                 f"got {words[0]!r}"
             )
+        # our own files in the output: the journal's folder, the report, the txts
+        parts = Path(words[0]).parts
+        if ".bpr" in parts or words[0].endswith((".txt", ".json")):
+            raise ValueError(f"{where}: expected the name of a mask image, got {words[0]!r}")
         label = _number(words[1], f"{where}: expected a label id")
         if label != int(label):
             raise ValueError(f"{where}: expected a label id (integer), got {words[1]!r}")
@@ -95,7 +99,7 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
 
 
 def read_instances(file: PredictionFile) -> tuple[Instance, ...]:
-    """Read the masks of a txt, in its order. They may differ in size: see `check_sizes`.
+    """Read the masks of a txt, in its order. They may differ in size: see `as_prediction`.
 
     Raises:
         ValueError: a mask is missing or broken.

@@ -25,13 +25,14 @@ class CocoResults:
     path: Path
     records: tuple[Mapping[str, Any], ...]  # in the order of the file
     by_image: Mapping[ImageId, tuple[int, ...]]  # image id -> positions in records
+    strays: Mapping[int, str]  # position of an entry without an image -> what is wrong with it
 
 
 def load_results(path: Path) -> CocoResults:
     """Read a results json; masks are decoded later, image by image.
 
     Raises:
-        ValueError: not a json list of objects with an image_id.
+        ValueError: not a json list.
     """
     content = load_json(path)
     if not isinstance(content, list):
@@ -39,19 +40,32 @@ def load_results(path: Path) -> CocoResults:
             f"{path}: expected COCO results (a json list of instances), got a json {_kind(content)}"
         )
     by_image: dict[ImageId, list[int]] = {}
+    strays = {}
     for index, record in enumerate(content):
         image_id = record.get("image_id") if isinstance(record, dict) else None
+        if isinstance(image_id, float) and image_id.is_integer():
+            image_id = int(image_id)  # what pandas makes of ids
         if not isinstance(image_id, (int, str)) or isinstance(image_id, bool):
-            raise ValueError(
+            strays[index] = (
                 f"{path}, entry {index}: expected an object with an image_id (int or text), "
                 f"got {_kind(record) if not isinstance(record, dict) else repr(image_id)}"
             )
-        by_image.setdefault(image_id, []).append(index)
-    return CocoResults(path, tuple(content), {key: tuple(value) for key, value in by_image.items()})
+        else:
+            by_image.setdefault(image_id, []).append(index)
+    positions = {key: tuple(value) for key, value in by_image.items()}
+    return CocoResults(path, tuple(content), positions, strays)
 
 
-def load_file_names(path: Path) -> dict[ImageId, str]:
-    """The file name of each image id, from any COCO json with `images`.
+@dataclass(frozen=True)
+class ImageEntry:
+    """What a COCO json says about an image file."""
+
+    file_name: str
+    size: Size | None  # (height, width), where it says so
+
+
+def load_images(path: Path) -> dict[ImageId, ImageEntry]:
+    """The file of each image id, from any COCO json with `images`.
 
     Raises:
         ValueError: the json has no list `images` of objects with id and file_name.
@@ -60,15 +74,17 @@ def load_file_names(path: Path) -> dict[ImageId, str]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise ValueError(f"{path}: expected a COCO json with a list 'images', found none")
-    names: dict[ImageId, str] = {}
+    entries: dict[ImageId, ImageEntry] = {}
     for index, image in enumerate(images):
         try:
-            names[image["id"]] = str(image["file_name"])
-        except (TypeError, KeyError):
+            size = (image.get("height"), image.get("width"))
+            known = isinstance(size[0], int) and isinstance(size[1], int)
+            entries[image["id"]] = ImageEntry(str(image["file_name"]), size if known else None)
+        except (TypeError, KeyError, AttributeError):
             raise ValueError(
                 f"{path}, images, entry {index}: expected an object with id and file_name"
             ) from None
-    return names
+    return entries
 
 
 def read_prediction(results: CocoResults, image_id: ImageId, size: Size) -> Prediction:

@@ -14,7 +14,7 @@ from pipeline.instance import Mask
 from pipeline.settings import PatchSettings
 from tests.strategies import masks, patch_settings, quick
 
-COMPAT = PatchSettings(compat=True)
+COMPAT = PatchSettings(64, compat=True)
 
 
 def rgb(bgr):

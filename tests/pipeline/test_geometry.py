@@ -287,7 +287,7 @@ class TestSelectPatches:
     @pytest.mark.parametrize("compat", [False, True])
     def test_an_empty_mask_gives_no_patches(self, compat):
         mask = Mask.from_array(np.zeros((200, 200)))
-        boxes = select_patches(mask, PatchSettings(compat=compat))
+        boxes = select_patches(mask, PatchSettings(64, compat=compat))
         assert (boxes.shape, boxes.dtype) == ((0, 4), np.int64)
 
     def test_a_mask_smaller_than_a_patch_lies_in_one_patch(self):
@@ -405,9 +405,9 @@ class TestPatchSizeFor:
         assert chosen(small) <= chosen(small + more)
 
     @pytest.mark.parametrize(
-        ("long_side", "expected"), [(1, 32), (128, 32), (256, 64), (400, 96), (5000, 256)]
+        ("long_side", "expected"), [(1, 32), (200, 32), (400, 64), (600, 96), (5000, 256)]
     )
-    def test_auto_is_near_a_quarter_of_the_object(self, long_side, expected):
+    def test_auto_is_near_a_sixth_of_the_object(self, long_side, expected):
         mask = Mask.from_array(np.ones((1, long_side), np.bool_))
         assert patch_size_for(mask, PatchSettings(patch_size=None)) == expected
 
@@ -421,10 +421,11 @@ class TestPatchSettings:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"patch_size": 63}, "patch_size: expected an even int > 0, got 63"),
-            ({"patch_size": 0}, "patch_size: expected an even int > 0, got 0"),
-            ({"patch_size": -2}, "patch_size: expected an even int > 0, got -2"),
-            ({"patch_size": None, "compat": True}, "patch_size: .* compat mode, got auto"),
+            ({"patch_size": 63}, r"patch_size: expected an even int in 2..1024, got 63"),
+            ({"patch_size": 0}, r"patch_size: expected an even int in 2..1024, got 0"),
+            ({"patch_size": -2}, r"patch_size: expected an even int in 2..1024, got -2"),
+            ({"patch_size": None, "compat": True}, r"patch_size: .* \(--patch-size 64\), got auto"),
+            ({"patch_size": 1026}, r"patch_size: expected an even int in 2..1024, got 1026"),
             ({"padding": -1}, "padding: expected an int >= 0, got -1"),
             ({"nms_iou": 0.0}, r"nms_iou: expected a number in \(0, 1\], got 0"),
             ({"nms_iou": 1.01}, r"nms_iou: expected a number in \(0, 1\], got 1.01"),

@@ -121,14 +121,14 @@ def test_the_whole_chain_gives_the_references_masks(golden, recipe_weights, back
         changed = 0
         for answer, of_image in zip(predict(plans, predictor), indices, strict=True):
             for position, k in enumerate(of_image):
-                np.testing.assert_array_equal(answer.plan.boxes[position], recorded[f"boxes_{k}"])
+                np.testing.assert_array_equal(answer.boxes[position], recorded[f"boxes_{k}"])
                 probability = patch_probabilities(answer.logits[position], 64, 0)
                 assert np.abs(probability - recorded[f"prob_{k}"] / 65535).max() <= 1e-4
                 refined = arrays(answer)[position]
                 expected = unpacked(recorded, f"refined_{k}", refined.shape[1])
                 assert np.count_nonzero(refined != expected) <= 10
                 changed += np.count_nonzero(
-                    refined != answer.plan.prediction.instances[position].mask.to_array()
+                    refined != answer.prediction.instances[position].mask.to_array()
                 )
     assert changed > 1000  # the case would notice a chain that does nothing
 
@@ -209,17 +209,18 @@ def test_masks_do_not_depend_on_the_batch_size(predictor, settings):
 
 def test_masks_do_not_depend_on_the_order_of_images(predictor):
     plans = some_plans()
-    expected = {answer.plan.name: arrays(answer) for answer in predict(plans, predictor, 3)}
+    expected = {answer.name: arrays(answer) for answer in predict(plans, predictor, 3)}
     for order in ([5, 4, 3, 2, 1, 0], [1, 0, 4, 2, 5, 3]):
         answers = list(predict([plans[index] for index in order], predictor, 3))
-        assert [answer.plan for answer in answers] == [plans[index] for index in order]
+        assert [answer.name for answer in answers] == [plans[index].name for index in order]
         for answer in answers:
-            np.testing.assert_equal(arrays(answer), expected[answer.plan.name])
+            np.testing.assert_equal(arrays(answer), expected[answer.name])
 
 
 def test_many_images_together_give_the_masks_that_each_gives_alone(predictor):
-    for answer in predict(some_plans(), predictor, 7):
-        alone = refine(answer.plan.image, answer.plan.prediction, predictor, SETTINGS)
+    plans = some_plans()
+    for planned, answer in zip(plans, predict(plans, predictor, 7), strict=True):
+        alone = refine(planned.image, planned.prediction, predictor, SETTINGS)
         expected = [instance.mask.to_array() for instance in alone.instances]
         np.testing.assert_equal(arrays(answer), expected)
 
@@ -228,10 +229,10 @@ def test_images_without_patches_keep_their_place_and_masks(predictor):
     plans = some_plans()
     assert [p.num_patches > 0 for p in plans] == [False, True, False, False, True, False]
     answers = list(predict(plans, predictor, 32))
-    assert [answer.plan.name for answer in answers] == ["0", "1", "9", "2", "3", "4"]
+    assert [answer.name for answer in answers] == ["0", "1", "9", "2", "3", "4"]
     for answer in answers:
-        if answer.plan.num_patches == 0:
-            coarse = [instance.mask.to_array() for instance in answer.plan.prediction.instances]
+        if answer.num_patches == 0:
+            coarse = [instance.mask.to_array() for instance in answer.prediction.instances]
             np.testing.assert_equal(arrays(answer), coarse)
 
 
@@ -270,7 +271,7 @@ def test_images_without_patches_do_not_pile_up(predictor, num_empty, first):
     for answer in predict(draw(), predictor, 1000):
         answers.append(answer)
         most = max(most, drawn - len(answers))
-    assert [answer.plan for answer in answers] == plans
+    assert [answer.prediction for answer in answers] == [planned.prediction for planned in plans]
     assert most <= MAX_WAITING_IMAGES
     expected = refine(plans[0].image, plans[0].prediction, predictor, SETTINGS)
     np.testing.assert_equal(

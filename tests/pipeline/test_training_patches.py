@@ -88,7 +88,7 @@ def test_an_image_without_instances_gives_nothing() -> None:
 
 def test_a_map_without_its_photograph_is_an_error_that_names_it(photographs_folder: Path) -> None:
     (photographs_folder / "images" / "b.jpg").unlink()
-    with pytest.raises(ValueError, match=r"b\.png: expected an image b\.\*"):
+    with pytest.raises(ValueError, match=r"expected an image b\.\*"):
         stream(photographs_folder)
 
 
@@ -96,4 +96,14 @@ def test_a_map_of_another_size_is_an_error_that_names_it(photographs_folder: Pat
     for name in ("a", "b"):
         Image.fromarray(np.ones((9, 9), np.uint8)).save(photographs_folder / "maps" / f"{name}.png")
     with pytest.raises(ValueError, match=r"\.png: expected the size of its image \(120, 160\)"):
+        stream(photographs_folder).batch(0)
+
+
+def test_maps_without_instances_are_an_error_and_no_endless_search(
+    photographs_folder: Path,
+) -> None:
+    for name in ("a", "b"):
+        only_unknown = np.full((120, 160), 255, np.uint8)
+        Image.fromarray(only_unknown).save(photographs_folder / "maps" / f"{name}.png")
+    with pytest.raises(ValueError, match=r"maps: expected maps with instances \(values 1 to 254\)"):
         stream(photographs_folder).batch(0)

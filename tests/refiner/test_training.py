@@ -40,7 +40,9 @@ def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def trainer(folder: Path, settings: TrainingSettings = SHORT) -> Trainer:
     torch.manual_seed(7)
-    return Trainer(PatchNetwork("hrnet18s"), settings, folder / "checkpoint.pt")
+    return Trainer(
+        PatchNetwork("hrnet18s"), settings, folder / "checkpoint.pt", {"data": "squares"}
+    )
 
 
 def logged(folder: Path) -> list[dict[str, str]]:
@@ -103,3 +105,15 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="steps: expected an int > 0, got 0"):
         TrainingSettings(steps=0)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path).run(batches(0), tmp_path / "log.csv")
+    with pytest.raises(ValueError, match=r"another training .*steps was 8, is 9"):
+        trainer(tmp_path, TrainingSettings(steps=9, warmup_steps=2, log_every=1))
+
+
+def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK no checkpoint")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: expected a checkpoint"):
+        trainer(tmp_path)

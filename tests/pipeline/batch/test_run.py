@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -118,7 +119,7 @@ def content(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".bpr" not in path.parts and path.name != "report.json"
+        if path.is_file() and ".bpr" not in path.parts and not path.name.endswith("report.json")
     }
 
 
@@ -538,7 +539,7 @@ def test_a_wrong_batch_size_is_refused_before_anything_is_written(material):
 @pytest.mark.parametrize("out", ["coarse", "coarse/../coarse", "link"])
 def test_predictions_are_not_refined_in_place(material, out):
     (material.root / "link").symlink_to(material.folder)
-    with pytest.raises(ValueError, match="expected another folder than the predictions"):
+    with pytest.raises(ValueError, match="expected another folder than the input"):
         material.cityscapes(out)
 
 
@@ -581,3 +582,64 @@ def test_a_mask_is_not_overwritten_by_its_own_result(material):
     masks = [material.folder / "a_0.png"]
     with pytest.raises(ValueError, match="expected another folder than that of"):
         MaskFilesJob(material.images / "a.png", masks, material.folder)
+
+
+# what must never be lost or mixed
+
+
+def test_results_of_another_source_are_not_overwritten_unasked(material):
+    run(material.cityscapes())
+    before = content(material.root / "refined")
+    other = shutil.copytree(material.folder, material.root / "other")
+    with pytest.raises(ValueError, match=r"another set-up .*source was"):
+        run(CityscapesJob(other, material.images, material.root / "refined"))
+    assert content(material.root / "refined") == before
+
+
+def test_results_do_not_go_over_the_photographs(material):
+    with pytest.raises(ValueError, match="expected another folder than the input"):
+        CityscapesJob(material.folder, material.images, material.images)
+
+
+def test_a_result_around_the_predictions_does_not_take_the_place_of_an_input(material):
+    """PRED lies in OUT, and a mask of PRED/coarse/... would be written to OUT/coarse/..."""
+    inner = material.folder / material.folder.name
+    inner.mkdir()
+    shutil.copy(material.folder / "a_0.png", inner / "a_0.png")
+    lines = (material.folder / "a_pred.txt").read_text().splitlines(keepends=True)
+    lines[0] = f"{inner.name}/{lines[0]}"
+    (material.folder / "a_pred.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match="expected a folder in which no input is overwritten"):
+        CityscapesJob(material.folder, material.images, material.root)
+
+
+def test_a_mask_that_two_txts_name_fails_the_second(material):
+    (material.folder / "c_pred.txt").write_bytes((material.folder / "a_pred.txt").read_bytes())
+    progress = run(material.cityscapes())
+    assert [failure.image for failure in progress.failures] == ["c_pred.txt"]
+    assert "is also named by a_pred.txt" in progress.failures[0].reason
+    assert run(material.cityscapes()).refined == 0
+
+
+@pytest.mark.parametrize("name", [".bpr/journal.png", "report.json", "c_pred.txt"])
+def test_a_txt_cannot_name_our_own_files(material, name):
+    (material.folder / "a_pred.txt").write_text(f"{name} 26 0.5\n")
+    progress = run(material.cityscapes())
+    assert "expected the name of a mask image" in progress.failures[0].reason
+
+
+def test_results_of_an_image_that_fails_now_or_is_gone_are_deleted(material):
+    run(material.cityscapes())
+    (material.folder / "a_pred.txt").unlink()
+    (material.folder / "c_0.png").write_bytes(b"broken")
+    run(material.cityscapes())
+    left = {Path(name).name[0] for name in content(material.root / "refined")}
+    assert left == {"b", "d", "e", "f"}
+
+
+def test_a_coco_entry_without_an_image_fails_alone(material):
+    job = material.coco(records=[{"score": 1}, *material.records])
+    progress = run(job)
+    assert [failure.image for failure in progress.failures] == ["entry 0"]
+    written = json.loads((material.root / "refined.json").read_text())
+    assert [record["tag"] for record in written] == [record["tag"] for record in material.records]

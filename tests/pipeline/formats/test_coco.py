@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -170,16 +171,33 @@ def test_pycocotools_loads_what_is_written(tmp_path, capsys):
         ("{}", "expected COCO results .*, got a json object"),
         ("3", "got a json number"),
         ("null", "got a json null"),
-        ("[3]", "entry 0: expected an object with an image_id .*, got number"),
-        ('[{"image_id": 1}, {}]', "entry 1: expected an object with an image_id .*, got None"),
-        ('[{"image_id": true}]', "entry 0: .* got True"),
-        ('[{"image_id": 1.5}]', "entry 0: .* got 1.5"),
-        ('[{"image_id": [1]}]', r"entry 0: .* got \[1\]"),
     ],
 )
 def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path, content, rule):
     with pytest.raises(ValueError, match=rf"(?s)a\.json.*{rule}"):
         coco.load_results(write_json(tmp_path / "a.json", content))
+
+
+@pytest.mark.parametrize(
+    ("stray", "rule"),
+    [
+        (3, "expected an object with an image_id .*, got number"),
+        ({}, "got None"),
+        ({"image_id": True}, "got True"),
+        ({"image_id": 1.5}, "got 1.5"),
+        ({"image_id": [1]}, r"got \[1\]"),
+    ],
+)
+def test_an_entry_without_an_image_is_set_apart_with_the_reason(tmp_path, stray, rule):
+    results = coco.load_results(write_json(tmp_path / "a.json", [stray, {"image_id": 1}]))
+    assert results.by_image == {1: (1,)}
+    assert re.search(rf"a\.json, entry 0: .*{rule}", results.strays[0])
+
+
+def test_an_id_that_became_a_float_is_the_id(tmp_path):
+    results = coco.load_results(write_json(tmp_path / "a.json", [{"image_id": 2.0}]))
+    assert results.by_image == {2: (0,)}
+    assert type(next(iter(results.by_image))) is int
 
 
 def test_a_missing_file_other_bytes_and_a_folder_are_refused_by_name(tmp_path):
@@ -219,18 +237,21 @@ def test_an_entry_without_segmentation_is_refused(tmp_path):
 # file names of images
 
 
-def test_file_names_come_from_any_json_with_images(tmp_path):
+def test_file_names_and_sizes_come_from_any_json_with_images(tmp_path):
     content = {
-        "images": [{"id": 7, "file_name": "a/b.jpg", "height": 1}, {"id": "x", "file_name": ""}]
+        "images": [
+            {"id": 7, "file_name": "a/b.jpg", "height": 3, "width": 4},
+            {"id": "x", "file_name": "", "height": 1},
+        ]
     }
-    names = coco.load_file_names(write_json(tmp_path / "a.json", content))
-    assert names == {7: "a/b.jpg", "x": ""}
+    images = coco.load_images(write_json(tmp_path / "a.json", content))
+    assert images == {7: coco.ImageEntry("a/b.jpg", (3, 4)), "x": coco.ImageEntry("", None)}
 
 
 @pytest.mark.parametrize("content", [[], {}, {"images": {}}, {"images": None}, 3])
 def test_a_json_without_images_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match=r"a\.json: expected a COCO json with a list 'images'"):
-        coco.load_file_names(write_json(tmp_path / "a.json", content))
+        coco.load_images(write_json(tmp_path / "a.json", content))
 
 
 @pytest.mark.parametrize(
@@ -239,4 +260,4 @@ def test_a_json_without_images_is_refused(tmp_path, content):
 def test_an_image_without_id_and_file_name_is_refused_with_its_place(tmp_path, image):
     content = {"images": [{"id": 1, "file_name": "a"}, image]}
     with pytest.raises(ValueError, match=r"a\.json, images, entry 1: expected an object with id"):
-        coco.load_file_names(write_json(tmp_path / "a.json", content))
+        coco.load_images(write_json(tmp_path / "a.json", content))
