@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         print(f"expected Python 3.10 to 3.13, got {sys.version.split()[0]}", file=sys.stderr)
         return 2
     try:
-        install("run" if words[0] == "demo" else "dev", cpu)
+        install(*(("run", "openvino") if words[0] == "demo" else ("dev", "all,dev")), cpu)
     except subprocess.CalledProcessError as error:
         print(f"\nsetting up failed at: {' '.join(map(str, error.cmd))}", file=sys.stderr)
         if "ensurepip" in map(str, error.cmd):
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     return test(words[1:])
 
 
-def install(requirements: str, cpu: bool) -> None:
+def install(requirements: str, extras: str, cpu: bool) -> None:
     """Bring `.venv` to requirements/<requirements>.txt, unless it is there already."""
     pinned = ROOT / "requirements" / f"{requirements}.txt"
     content = pinned.read_bytes() + (ROOT / "pyproject.toml").read_bytes()
@@ -59,15 +59,31 @@ def install(requirements: str, cpu: bool) -> None:
     if stamp.exists() and stamp.read_text() == state:
         return
     print(f"setting up {ENVIRONMENT} ...", flush=True)
-    if not PYTHON.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
     pip: list[Path | str] = [PYTHON, "-m", "pip", "--disable-pip-version-check"]
+    if not PYTHON.exists() or subprocess.run([*pip, "--version"], capture_output=True).returncode:
+        # also where an earlier call was interrupted
+        venv.create(ENVIRONMENT, with_pip=True, clear=True)
     # uv downloads in parallel: a minute instead of many
-    run([*pip, "install", "--quiet", "uv"])
+    folder = pinned.parent
+    run([*pip, "install", "--quiet", "--require-hashes", "--requirement", folder / "uv.txt"])
     uv: list[Path | str] = [PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON]
     if cpu:
-        # CPU builds come from PyTorch's own index, so the pinned hashes are not theirs.
-        run([*uv, "--torch-backend", "cpu", "--editable", f"{ROOT}[openvino,dev]"])
+        # The same versions, but PyTorch's CPU builds come from its own index: other hashes.
+        plain = ENVIRONMENT / pinned.name
+        lines = pinned.read_text().splitlines()
+        names = [line.removesuffix("\\") for line in lines if not line.startswith((" ", "#"))]
+        plain.write_text("\n".join(names) + "\n")
+        run(
+            [
+                *uv,
+                "--torch-backend",
+                "cpu",
+                "--constraint",
+                plain,
+                "--editable",
+                f"{ROOT}[{extras}]",
+            ]
+        )
     else:
         run([*uv, "--require-hashes", "--requirement", pinned])
         run([*uv, "--no-deps", "--editable", ROOT])

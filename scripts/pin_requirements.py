@@ -10,22 +10,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {"run": ["openvino"], "dev": ["all", "dev"]}
+COMPILE = (
+    *("uv", "pip", "compile", "--universal", "--generate-hashes", "--python-version", "3.10"),
+    *("--no-emit-index-url", "--no-annotate", "--quiet"),
+    *("--custom-compile-command", "python3 scripts/pin_requirements.py"),
+)
 
 
 def main() -> None:
-    """Write requirements/run.txt and requirements/dev.txt for every supported Python."""
+    """Write requirements/*.txt for every supported Python: to run, to develop, and uv itself."""
     for name, extras in EXTRAS.items():
-        subprocess.run(
-            [
-                *("uv", "pip", "compile", "pyproject.toml", "--universal", "--generate-hashes"),
-                *("--python-version", "3.10", "--no-emit-index-url", "--no-annotate", "--quiet"),
-                *("--custom-compile-command", "python3 scripts/pin_requirements.py"),
-                *(word for extra in extras for word in ("--extra", extra)),
-                *("--output-file", f"requirements/{name}.txt"),
-            ],
-            check=True,
-            cwd=ROOT,
-        )
+        words = [word for extra in extras for word in ("--extra", extra)]
+        compile_("pyproject.toml", *words, "--output-file", f"requirements/{name}.txt")
+    compile_("-", "--output-file", "requirements/uv.txt", given="uv")
+
+
+def compile_(*words: str, given: str | None = None) -> None:
+    """Run uv's compiler; CalledProcessError if it fails."""
+    subprocess.run([*COMPILE, *words], check=True, cwd=ROOT, input=given, text=True)
 
 
 if __name__ == "__main__":

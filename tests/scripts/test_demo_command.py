@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.demo_scenes import load_demo_scenes
+from pipeline.drawing import draw_comparison
+
 
 def test_the_demo_sharpens_the_masks_and_draws_what_changed(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -22,10 +25,16 @@ def test_the_demo_sharpens_the_masks_and_draws_what_changed(tmp_path: Path) -> N
     for coarse, refined in zip(numbers[::2], numbers[1::2], strict=True):
         assert refined > coarse + 5
 
+    scenes = {scene.name: scene for scene in load_demo_scenes()}
     pictures = sorted((tmp_path / "look").glob("*_comparison.png"))
     assert len(pictures) >= 3
     for path in pictures:
+        scene = scenes[path.name.removesuffix("_comparison.png")]
+        unchanged = draw_comparison(scene.image, scene.coarse, scene.coarse)
         with Image.open(path) as file:
-            left, right = np.split(np.asarray(file)[:, : file.width // 2 * 2], 2, axis=1)
-        assert (left != right).any(axis=-1).mean() > 0.001
+            drawn = np.asarray(file)
+        half = drawn.shape[1] // 2
+        differs = (drawn != unchanged).any(axis=-1)
+        assert not differs[:, :half].any(), "before: the coarse masks"
+        assert differs[:, half:].mean() > 0.001, "after: other masks"
     assert len(list((tmp_path / "look").glob("*_closeups.png"))) == len(pictures)
