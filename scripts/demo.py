@@ -86,7 +86,8 @@ def _rows(scene: DemoScene, answer: Answer, refined: Prediction) -> list[tuple[s
 def _print_table(rows: list[tuple[str, list[float]]]) -> None:
     """Coarse and refined of every metric, by object and on average."""
     mean = [sum(column) / len(rows) for column in zip(*(row[1] for row in rows), strict=True)]
-    print("coarse -> refined, against outlines drawn with care".ljust(42), end="")
+    print("Coarse -> refined, against outlines drawn with care:")
+    print(" " * 42, end="")
     print("".join(f"{name:>20}" for name in COLUMNS))
     for name, values in [*rows, ("mean", mean)]:
         before, after = values[: len(COLUMNS)], values[len(COLUMNS) :]
