@@ -135,11 +135,11 @@ def add_image(folder, stem, size=SIZE):
 
 
 def content(folder):
-    """Every file below a folder but the journal and the report."""
+    """Every file below a folder but the journal and reports."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".bpr" not in path.parts and path.name != "report.json"
+        if path.is_file() and ".bpr" not in path.parts and not path.name.endswith("report.json")
     }
 
 
@@ -492,8 +492,9 @@ WRONG = {
     "pred --images=void --out=out": "void: expected images (",
     "pred --images=file --out=out": "file: expected a folder of images, found none",
     "void --images=images --out=out": "void: expected files <image name>_pred.txt, found none",
-    "pred --images=images --out=pred": "pred: expected another folder than the predictions",
-    "pred --images=images --out=./void/../pred": "expected another folder than the predictions",
+    "pred --images=images --out=pred": "pred: expected another folder than the input pred",
+    "pred --images=images --out=./void/../pred": "expected another folder than the input pred",
+    "pred --images=images --out=images": "images: expected another folder than the input images",
     "pred --images=images --out=file": "file: expected a folder for the results, got a file",
     "pred --images=images --out=taken": "a_pred.txt: exists, but not from a run that can be",
     "images/a.png --images=images --out=out": "for one image, name its masks with --masks",
@@ -506,10 +507,10 @@ WRONG = {
     "pred --masks pred/a_0.png --out=out": "expected the masks of one image, got the folder pred",
     "pred --images=images --out=": "argument --out: expected a path, got nothing",
     "pred --images= --out=out": "argument --images: expected a path, got nothing",
-    "pred --images=images --out=out --patch-size=63": "patch_size: expected an even int > 0",
-    "pred --images=images --out=out --patch-size=-64": "patch_size: expected an even int > 0",
+    "pred --images=images --out=out --patch-size=63": "patch_size: expected an even int in 2..1024",
+    "pred --images=images --out=out --patch-size=-64": "patch_size: expected an even int in 2..1024",
     "pred --images=images --out=out --patch-size=big": "expected an even number or auto",
-    "pred --images=images --out=out --patch-size=auto --compat": "expected a number in compat mode",
+    "pred --images=images --out=out --patch-size=auto --compat": "expected a number with compat",
     "pred --images=images --out=out --nms-iou=0": "nms_iou: expected a number in (0, 1]",
     "pred --images=images --out=out --nms-iou=nan": "nms_iou: expected a number in (0, 1]",
     "pred --images=images --out=out --padding=-1": "padding: expected an int >= 0",
