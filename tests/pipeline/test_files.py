@@ -91,9 +91,9 @@ def test_a_stamp_changes_with_size_time_and_presence(tmp_path):
     assert len(set(stamps)) == 4
 
 
-def test_files_are_found_in_order_without_folders_and_hidden_folders(tmp_path):
-    names = ["b.png", "a/z.png", "a/.hidden.png", "c/d/e"]
-    for name in [*names, ".git/x.png"]:
+def test_files_are_found_in_order_without_folders_and_what_is_hidden(tmp_path):
+    names = ["b.png", "a/z.png", "c/d/e"]
+    for name in [*names, ".git/x.png", "a/._z.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
