@@ -16,8 +16,9 @@ from pipeline.instance import Instance, Prediction
 from pipeline.metrics import boundary_f, boundary_iou
 from pipeline.refine import Answer, merge, plan, predict
 from refiner.predictor import load_predictor
+from scripts.options import patch_settings
 from scripts.progress import ProgressLine
-from scripts.refine import add_refine_options, patch_settings
+from scripts.refine import add_refine_options
 
 COLUMNS = ("Boundary IoU %", "F at 1 px %", "F at 3 px %")
 
@@ -33,7 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Refine, draw, and compare with outlines drawn with care."""
     predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
-    settings = patch_settings(arguments, predictor.config.patch_size, predictor.config.padding)
+    config = predictor.config
+    settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     scenes = load_demo_scenes()
     plans = [plan(scene.image, _coarse(scene), settings, scene.name) for scene in scenes]
     rows = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +28,18 @@ from pipeline.formats import coco
 from pipeline.rivals import GrabCut, GuidedFilter, Method
 from pipeline.settings import PatchSettings
 from scripts.main import INPUT_FAILED
+from scripts.options import add_network_options, add_prediction, patch_settings, print_some
 from scripts.progress import ProgressLine
 
 RIVALS: dict[str, type[GrabCut] | type[GuidedFilter]] = {
     "grabcut": GrabCut,
     "guided-filter": GuidedFilter,
 }
-SHOWN_PROBLEMS = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr evaluate`."""
-    parser.add_argument(
-        "pred",
-        type=Path,
-        metavar="PRED",
-        help="predictions: folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO "
-        "results json, or, with --masks, one image",
-    )
+    add_prediction(parser)
     parser.add_argument(
         "--ground-truth",
         type=Path,
@@ -67,7 +60,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="J",
         help="COCO json with 'images', where PRED is COCO results and GT is none",
     )
-    parser.add_argument("--masks", type=Path, nargs="+", metavar="PNG", help="masks of PRED")
     parser.add_argument(
         "--before-masks", type=Path, nargs="+", metavar="PNG", help="the same before refinement"
     )
@@ -125,11 +117,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--pictures", type=int, default=8, metavar="N", help="of gains and losses, each"
     )
     group = parser.add_argument_group("patches of the ceiling and of network methods")
-    group.add_argument("--patch-size", type=_patch_size, metavar="N|auto")
-    group.add_argument("--padding", type=int, metavar="N")
-    group.add_argument("--nms-iou", type=float, default=0.55, metavar="IOU")
-    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    group.add_argument("--backend", choices=["auto", "torch", "openvino"], default="auto")
+    add_network_options(group)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -186,19 +174,10 @@ def _settings(
         MatchSettings(arguments.positive_iou, agnostic),
         ratio,
         arguments.threshold,
-        _patches(arguments, PatchSettings().patch_size, PatchSettings().padding),
+        patch_settings(arguments, PatchSettings().patch_size, PatchSettings().padding),
         arguments.pictures,
         not arguments.no_average_precision,
     )
-
-
-def _patches(arguments: argparse.Namespace, patch_size: int | None, padding: int) -> PatchSettings:
-    """The options; where they say nothing, what is given."""
-    if arguments.patch_size is not None:
-        patch_size = None if arguments.patch_size == "auto" else arguments.patch_size
-    if arguments.padding is not None:
-        padding = arguments.padding
-    return PatchSettings(patch_size, padding, arguments.nms_iou)
 
 
 def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str, Any]]:
@@ -217,7 +196,10 @@ def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str
         from pipeline.evaluation.network import load_network
 
         network = load_network(
-            wanted, arguments.device, arguments.backend, lambda *own: _patches(arguments, *own)
+            wanted,
+            arguments.device,
+            arguments.backend,
+            lambda *own: patch_settings(arguments, *own),
         )
         methods[name] = network
         about[name] = network.about
@@ -235,7 +217,7 @@ def _about(arguments: argparse.Namespace, methods: dict[str, Any]) -> dict[str, 
 
 def _say_problems(evaluation: Evaluation) -> None:
     failed = [f"{item.image}: {item.reason}" for item in evaluation.failures]
-    _list("left out, failed", failed)
+    print_some("left out, failed", failed, "")
     if not evaluation.objects:
         print("note: the ground truth of these images has no objects", file=sys.stderr)
     elif not is_found(evaluation.base.own_scores).any():
@@ -244,27 +226,11 @@ def _say_problems(evaluation: Evaluation) -> None:
             f"(IoU {evaluation.settings.matching.positive_iou:g}, --positive-iou)",
             file=sys.stderr,
         )
-    _list("no prediction, objects count as missed", evaluation.without_prediction)
-    _list("prediction without ground truth, not scored", evaluation.without_truth)
+    print_some("no prediction, objects count as missed", evaluation.without_prediction, "")
+    print_some("prediction without ground truth, not scored", evaluation.without_truth, "")
     if evaluation.unlike_images:
         print(
             f"note: in {evaluation.unlike_images} images, the instances before and after are not "
             "the same; each side is matched by itself there",
             file=sys.stderr,
         )
-
-
-def _list(what: str, items: Sequence[str]) -> None:
-    for item in items[:SHOWN_PROBLEMS]:
-        print(f"{what}: {item}", file=sys.stderr)
-    if len(items) > SHOWN_PROBLEMS:
-        print(f"{what}: {len(items) - SHOWN_PROBLEMS} more", file=sys.stderr)
-
-
-def _patch_size(text: str) -> int | str:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an even number or auto, got {text!r}") from None

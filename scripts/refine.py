@@ -6,7 +6,6 @@ bpr refine predictions --images leftImg8bit/val --out refined
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from pipeline.batch.cityscapes_job import CityscapesJob
@@ -15,41 +14,39 @@ from pipeline.batch.job import Job
 from pipeline.batch.mask_files_job import MaskFilesJob
 from pipeline.batch.run import Progress, run_batch
 from pipeline.refine import DEFAULT_BATCH_SIZE
-from pipeline.settings import PatchSettings
 from pipeline.version import VERSION
 from refiner.checkpoints import DEFAULT_WEIGHTS
 from refiner.predictor import load_predictor
 from scripts.main import INPUT_FAILED
+from scripts.options import (
+    add_network_options,
+    add_prediction,
+    parse_path,
+    patch_settings,
+    print_some,
+)
 from scripts.progress import ProgressLine
-
-SHOWN_FAILURES = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr refine`."""
+    add_prediction(parser)
     parser.add_argument(
-        "pred",
-        type=_path,
-        metavar="PRED",
-        help="folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO results json, "
-        "or, with --masks, one image",
-    )
-    parser.add_argument(
-        "--images", type=_path, metavar="DIR", help="folder of the images, subfolders included"
+        "--images",
+        type=parse_path,
+        metavar="DIR",
+        help="folder of the images, subfolders included",
     )
     parser.add_argument(
         "--images-json",
-        type=_path,
+        type=parse_path,
         metavar="J",
         help="any COCO json with 'images', for the file name of each image id; without it "
         "files are named by the id, plain or with zeros to 12 digits",
     )
     parser.add_argument(
-        "--masks", type=_path, nargs="+", metavar="PNG", help="one mask file per instance of PRED"
-    )
-    parser.add_argument(
         "--out",
-        type=_path,
+        type=parse_path,
         required=True,
         help="folder for the same files refined (a json file where PRED is one)",
     )
@@ -69,26 +66,7 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
         help="shipped weights by name, a .safetensors of ours, or a published .pth "
         "(default: %(default)s)",
     )
-    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    group.add_argument("--backend", choices=["auto", "torch", "openvino"], default="auto")
-    group.add_argument(
-        "--patch-size",
-        type=_patch_size,
-        metavar="N|auto",
-        help="side of the patches in image pixels, even; auto follows the size of the object "
-        "(default: what the weights were made for)",
-    )
-    group.add_argument(
-        "--padding", type=int, metavar="N", help="context around a patch, pixels (default: ditto)"
-    )
-    group.add_argument(
-        "--nms-iou",
-        type=float,
-        default=PatchSettings.nms_iou,
-        metavar="IOU",
-        help="patches that overlap by this much or more are thinned: lower is faster "
-        "(default: %(default)s)",
-    )
+    add_network_options(group)
     group.add_argument(
         "--compat", action="store_true", help="cut and merge patches exactly as the reference does"
     )
@@ -101,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some images failed."""
     job = _job(arguments)
     predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
-    settings = patch_settings(arguments, predictor.config.patch_size, predictor.config.padding)
+    config = predictor.config
+    settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     about = {"bpr": VERSION, "weights": predictor.name, "weights_sha256": predictor.weights_sha256}
     with ProgressLine("images", len(job.keys())) as line:
         progress = run_batch(
@@ -118,22 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"{progress.already_done} already done, {len(progress.failures)} failed. "
         f"Report: {job.report}"
     )
-    for failure in progress.failures[:SHOWN_FAILURES]:
-        print(f"failed: {failure.image}: {failure.reason}", file=sys.stderr)
-    if len(progress.failures) > SHOWN_FAILURES:
-        print(f"... and more, all in {job.report}", file=sys.stderr)
+    failures = [f"{failure.image}: {failure.reason}" for failure in progress.failures]
+    print_some("failed", failures, f", all in {job.report}")
     return INPUT_FAILED if progress.failures else 0
-
-
-def patch_settings(
-    arguments: argparse.Namespace, patch_size: int | None, padding: int
-) -> PatchSettings:
-    """The settings that the options ask for; the weights' own where they say nothing."""
-    if arguments.patch_size is not None:
-        patch_size = None if arguments.patch_size == "auto" else arguments.patch_size
-    if arguments.padding is not None:
-        padding = arguments.padding
-    return PatchSettings(patch_size, padding, arguments.nms_iou, arguments.compat)
 
 
 def _job(arguments: argparse.Namespace) -> Job:
@@ -161,18 +127,3 @@ def _job(arguments: argparse.Namespace) -> Job:
 def _remark(progress: Progress) -> str:
     remark = f"{progress.patches} patches"
     return remark + f", {len(progress.failures)} failed" if progress.failures else remark
-
-
-def _path(text: str) -> Path:
-    if not text:  # Path("") is the current folder
-        raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return Path(text)
-
-
-def _patch_size(text: str) -> int | str:
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an even number or auto, got {text!r}") from None
