@@ -28,7 +28,7 @@ class PatchSettings:
             raise ValueError(
                 "patch_size: expected a number with compat (--patch-size 64), got auto"
             )
-        if self.padding < 0:
-            raise ValueError(f"padding: expected an int >= 0, got {self.padding}")
+        if not 0 <= self.padding <= MAX_PATCH_SIZE:
+            raise ValueError(f"padding: expected an int in 0..{MAX_PATCH_SIZE}, got {self.padding}")
         if not 0 < self.nms_iou <= 1:
             raise ValueError(f"nms_iou: expected a number in (0, 1], got {self.nms_iou}")

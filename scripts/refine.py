@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"Report: {job.report}"
     )
     failures = [f"{failure.image}: {failure.reason}" for failure in progress.failures]
+    print_some("still holds an earlier result of", progress.stale, f", all in {job.report}")
     print_some("failed", failures, f", all in {job.report}")
     return INPUT_FAILED if progress.failures else 0
 

@@ -93,8 +93,9 @@ class CocoJob:
         """The journal itself holds the records."""
         return "records" in entry
 
-    def discard(self, entry: Mapping[str, Any]) -> None:
-        """Nothing: entries of an image that failed are left out in `finish`."""
+    def leaves_files(self, entry: Mapping[str, Any]) -> bool:
+        """Never: entries of an image that failed are left out in `finish`."""
+        return False
 
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Write the results json in the order of the input."""

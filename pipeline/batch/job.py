@@ -64,8 +64,8 @@ class Job(Protocol):
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """The files of a journal entry are there as they were written."""
 
-    def discard(self, entry: Mapping[str, Any]) -> None:
-        """Delete the files of a journal entry, where they are as they were written."""
+    def leaves_files(self, entry: Mapping[str, Any]) -> bool:
+        """Files of a journal entry are in the output, also where the image fails now or is gone."""
 
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Write what can only be written when all images but the failed ones are done."""

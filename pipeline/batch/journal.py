@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,8 @@ class Journal:
         entry: Entry = json.loads(line)
         return entry
 
-    def keys(self) -> list[str]:
-        """The keys of all entries."""
-        return list(self._positions)
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._positions))
 
     def append(self, key: str, entry: Entry) -> None:
         """Add an entry; it is safe from a kill of this process when the call returns."""

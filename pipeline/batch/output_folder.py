@@ -40,12 +40,6 @@ class OutputFolder:
             for name, digest in digests.items()
         )
 
-    def discard(self, digests: Mapping[str, str]) -> None:
-        """Delete the files that still have the content of these digests."""
-        for name, digest in digests.items():
-            if self.holds({name: digest}):
-                (self.path / name).unlink()
-
     def first_existing(self, names: Iterable[str]) -> Path | None:
         """The first of these files that exists."""
         return next((self.path / name for name in names if (self.path / name).exists()), None)

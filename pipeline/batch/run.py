@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Progress:
     already_done: int = 0
     failures: tuple[Failure, ...] = ()
     patches: int = 0  # of this run
+    stale: tuple[str, ...] = ()  # failed or gone now, but an earlier run's results are there
 
     @property
     def finished(self) -> int:
@@ -145,8 +146,6 @@ def _run(
         planned = plan(loaded.image, loaded.prediction, settings, key)
         return _Read(key, stamp, loaded.notes, loaded.source), planned
 
-    for key in set(journal.keys()) - set(keys):  # no longer in the source
-        job.discard(journal.read(key))
     on_their_way: dict[str, _Read] = {}
 
     def plans() -> Iterator[Plan]:
@@ -158,8 +157,6 @@ def _run(
                 counts.skip()
             else:
                 counts.fail(item.key, item.reason)
-                if item.key in journal:  # what an earlier run made of other files
-                    job.discard(journal.read(item.key))
 
     def write(answer: Answer) -> tuple[_Read, Mapping[str, Any]]:
         item = on_their_way.pop(answer.name)
@@ -178,11 +175,15 @@ def _run(
     for item, entry in map_ahead(write, answers, WRITERS, AHEAD):
         journal.append(item.key, entry)
         counts.finish(entry["patches"])
-    job.finish(journal, {failure.image for failure in counts.progress.failures})
+    failed = {failure.image for failure in counts.progress.failures}
+    job.finish(journal, failed)
+    done = set(keys) - failed
+    stale = [k for k in journal if k not in done and job.leaves_files(journal.read(k))]
     elapsed = time.perf_counter() - started
-    report = _report(header, counts.progress, keys, journal, elapsed)
+    progress = replace(counts.progress, stale=tuple(stale))
+    report = _report(header, progress, keys, journal, elapsed)
     write_atomically(job.report, json.dumps(report, indent=1).encode() + b"\n", job.work)
-    return counts.progress
+    return progress
 
 
 class _Counts:
@@ -202,7 +203,7 @@ class _Counts:
         self._change(refined=self.progress.refined + 1, patches=self.progress.patches + patches)
 
     def _change(self, **fields: Any) -> None:
-        self.progress = Progress(**{**vars(self.progress), **fields})
+        self.progress = replace(self.progress, **fields)
         self._tell(self.progress)
 
 
@@ -251,5 +252,6 @@ def _report(
         **totals,
         "elapsed_s": round(elapsed, 3),
         "failures": [asdict(failure) for failure in progress.failures],
+        "stale": list(progress.stale),
         "notes": notes,
     }

@@ -426,7 +426,7 @@ class TestPatchSettings:
             ({"patch_size": -2}, r"patch_size: expected an even int in 2..1024, got -2"),
             ({"patch_size": None, "compat": True}, r"patch_size: .* \(--patch-size 64\), got auto"),
             ({"patch_size": 1026}, r"patch_size: expected an even int in 2..1024, got 1026"),
-            ({"padding": -1}, "padding: expected an int >= 0, got -1"),
+            ({"padding": -1}, r"padding: expected an int in 0..1024, got -1"),
             ({"nms_iou": 0.0}, r"nms_iou: expected a number in \(0, 1\], got 0"),
             ({"nms_iou": 1.01}, r"nms_iou: expected a number in \(0, 1\], got 1.01"),
             ({"nms_iou": float("nan")}, r"nms_iou: expected a number in \(0, 1\], got nan"),

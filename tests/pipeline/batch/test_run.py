@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -628,13 +627,16 @@ def test_a_txt_cannot_name_our_own_files(material, name):
     assert "expected the name of a mask image" in progress.failures[0].reason
 
 
-def test_results_of_an_image_that_fails_now_or_is_gone_are_deleted(material):
+def test_results_of_an_image_that_fails_now_or_is_gone_are_kept_and_reported(material):
     run(material.cityscapes())
+    before = content(material.root / "refined")
     (material.folder / "a_pred.txt").unlink()
     (material.folder / "c_0.png").write_bytes(b"broken")
-    run(material.cityscapes())
-    left = {Path(name).name[0] for name in content(material.root / "refined")}
-    assert left == {"b", "d", "e", "f"}
+    progress = run(material.cityscapes())
+    assert set(progress.stale) == {"a_pred.txt", "c_pred.txt"}
+    assert content(material.root / "refined") == before
+    report = json.loads((material.root / "refined" / "report.json").read_text())
+    assert set(report["stale"]) == {"a_pred.txt", "c_pred.txt"}
 
 
 def test_a_coco_entry_without_an_image_fails_alone(material):
