@@ -513,7 +513,7 @@ WRONG = {
     "pred --images=images --out=out --patch-size=auto --compat": "expected a number with compat",
     "pred --images=images --out=out --nms-iou=0": "nms_iou: expected a number in (0, 1]",
     "pred --images=images --out=out --nms-iou=nan": "nms_iou: expected a number in (0, 1]",
-    "pred --images=images --out=out --padding=-1": "padding: expected an int >= 0",
+    "pred --images=images --out=out --padding=-1": "padding: expected an int in 0..1024",
     "pred --images=images --out=out --batch-size=0": "batch_size: expected an int > 0",
     "pred --images=images --out=out --weights=nothing": "expected a file or one of the shipped",
     "pred --images=images --out=out --weights=a.pth": "a.pth: expected a file with weights",
