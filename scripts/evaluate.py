@@ -16,11 +16,13 @@ from pipeline.evaluation.coco_truth import CocoTruth
 from pipeline.evaluation.comparison import is_found
 from pipeline.evaluation.extra import check_extra
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.inputs import EvaluationSettings, Inputs
 from pipeline.evaluation.matching import MatchSettings
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.predictions import Predictions, open_predictions
 from pipeline.evaluation.report import build_report
-from pipeline.evaluation.run import Evaluation, EvaluationSettings, Inputs, evaluate
+from pipeline.evaluation.result import Evaluation
+from pipeline.evaluation.run import evaluate
 from pipeline.evaluation.tables import all_tables, render, worst_table
 from pipeline.evaluation.truths import open_ground_truth
 from pipeline.files import write_atomically

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.run import Evaluation
+from pipeline.evaluation.result import Evaluation
 from pipeline.evaluation.scores import MEDIUM, SMALL
 
 _PRECISIONS = {

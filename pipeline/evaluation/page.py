@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.batch.image_index import ImageIndex
 from pipeline.evaluation.extra import needs_extra
 from pipeline.evaluation.report import category_name
-from pipeline.evaluation.run import Evaluation, Picture, find_image
+from pipeline.evaluation.result import Evaluation, Picture
+from pipeline.evaluation.run import find_image
 from pipeline.evaluation.strips import data_uri, draw_strip
 from pipeline.evaluation.tables import (
     all_tables,

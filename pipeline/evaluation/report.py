@@ -23,7 +23,8 @@ from pipeline.evaluation.comparison import (
     share_of_possible,
 )
 from pipeline.evaluation.definitions import definitions
-from pipeline.evaluation.run import CEILING, Evaluation, ObjectInfo, RunResult
+from pipeline.evaluation.inputs import CEILING
+from pipeline.evaluation.result import Evaluation, ObjectInfo, RunResult
 from pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
 
 SCHEMA = "bpr.evaluate/1"

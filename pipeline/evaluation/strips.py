@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.evaluation.run import Picture
+from pipeline.evaluation.result import Picture
 from pipeline.images import encode_png
 from pipeline.instance import BoolArray, Box, Size, UInt8Array
 

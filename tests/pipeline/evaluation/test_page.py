@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from pipeline.batch.image_index import ImageIndex
+from pipeline.evaluation.inputs import EvaluationSettings, Inputs
 from pipeline.evaluation.matching import MatchSettings
 from pipeline.evaluation.page import render_page
 from pipeline.evaluation.predictions import open_predictions
 from pipeline.evaluation.report import build_report
-from pipeline.evaluation.run import EvaluationSettings, Inputs, Picture, evaluate
+from pipeline.evaluation.result import Picture
+from pipeline.evaluation.run import evaluate
 from pipeline.evaluation.strips import closeup_box, draw_strip, outlined
 from pipeline.evaluation.tables import all_tables, percent, points, render
 from pipeline.evaluation.truths import open_ground_truth

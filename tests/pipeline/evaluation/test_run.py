@@ -10,10 +10,11 @@ from pipeline.batch.image_index import ImageIndex
 from pipeline.evaluation.ceiling import perfect_patches
 from pipeline.evaluation.comparison import compare, histogram, share_of_possible
 from pipeline.evaluation.ground_truth import image_key
+from pipeline.evaluation.inputs import EvaluationSettings, Inputs
 from pipeline.evaluation.matching import MatchSettings
 from pipeline.evaluation.predictions import open_predictions
 from pipeline.evaluation.report import build_report
-from pipeline.evaluation.run import EvaluationSettings, Inputs, evaluate
+from pipeline.evaluation.run import evaluate
 from pipeline.evaluation.scores import size_class
 from pipeline.evaluation.truths import open_ground_truth
 from pipeline.geometry import select_patches

@@ -1,0 +1,96 @@
+"""What an evaluation found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.evaluation.average_precision import Averages
+from pipeline.evaluation.comparison import ScoreTable
+from pipeline.evaluation.inputs import EvaluationSettings
+from pipeline.evaluation.scores import size_class
+from pipeline.instance import BoolArray, Mask
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object of the ground truth, in numbers."""
+
+    image: str
+    annotation: int  # its id in the file
+    label: int
+    area: int  # px
+
+    @property
+    def size(self) -> str:
+        """Its size class."""
+        return size_class(self.area)
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """One row of the report."""
+
+    name: str
+    scores: ScoreTable  # by object; the prediction that is its best one in the base run
+    own_scores: ScoreTable  # by object; its best prediction of this very run
+    num_instances: int
+    num_false: int  # instances that belong to no object
+    seconds: float | None  # spent in the method
+    averages: Averages | None
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An object whose mask changed much, for drawing."""
+
+    object_index: int
+    image: str
+    change: float  # of Boundary IoU
+    before: Mask
+    after: Mask
+    gt: Mask
+    ignore: BoolArray | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about an image that keeps the figures from being complete."""
+
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Everything that was found."""
+
+    settings: EvaluationSettings
+    kind: str  # of ground truth
+    categories: Mapping[int, str] | None
+    images: tuple[str, ...]  # that were scored
+    objects: tuple[ObjectInfo, ...]
+    num_crowds: int
+    num_ignored_images: int  # with ignored pixels
+    runs: tuple[RunResult, ...]  # the base first
+    focus: str | None
+    unlike_images: int  # where before and after are not the same instances: matched by themselves
+    gains: tuple[Picture, ...]  # largest first
+    losses: tuple[Picture, ...]
+    failures: tuple[Problem, ...]  # images left out of every figure
+    without_prediction: tuple[str, ...]  # scored as if nothing was predicted
+    without_truth: tuple[str, ...]  # predictions that nothing says anything about
+
+    @property
+    def base(self) -> RunResult:
+        """The row that the others are compared with."""
+        return self.runs[0]
+
+    def run(self, name: str) -> RunResult:
+        """A row by its name."""
+        return next(run for run in self.runs if run.name == name)
+
+    @property
+    def is_complete(self) -> bool:
+        """Every image had its predictions, and every prediction its image."""
+        return not (self.failures or self.without_prediction or self.without_truth)
