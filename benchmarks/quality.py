@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.formats.cityscapes import (
     find_prediction_files,
@@ -25,12 +24,11 @@ from pipeline.formats.cityscapes import (
     parse_prediction_file,
     read_instances,
 )
-from pipeline.images import read_image
+from pipeline.images import IGNORE, read_image, read_instance_map
 from pipeline.instance import BoolArray, Mask
 from pipeline.metrics import boundary_f, boundary_iou
 from pipeline.rivals import band, filtered_mask
 
-IGNORE = 255
 TOLERANCES = (1, 2, 3)  # px
 WORSE = 0.01  # Boundary IoU that an instance may lose before it counts as worse
 
@@ -57,7 +55,7 @@ def read_pairs(predictions: Path, truth: Path) -> Iterator[Pair]:
     """All masks of a prediction folder with their ground truth, by image and in file order."""
     for path in find_prediction_files(predictions):
         stem = image_stem(path)
-        instance_map = np.asarray(Image.open(truth / "masks" / f"{stem}.png"))
+        instance_map = read_instance_map(truth / "masks" / f"{stem}.png")
         (image,) = (truth / "images").glob(f"{stem}.*")
         for instance in read_instances(parse_prediction_file(path, predictions)):
             name = Path(instance.record["file"]).name

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.instance import BoolArray, Box, Mask, UInt8Array
+from pipeline.instance import BoolArray, Box, Mask, UInt8Array, grow
 
 Colour = tuple[int, int, int]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -66,7 +66,7 @@ def draw_comparison(image: UInt8Array, before: Sequence[Mask], after: Sequence[M
     for masks in (before, after):
         panel = _enlarge(image, scale)
         layers = [
-            _Layer(mask, _grow(mask), index)
+            _Layer(mask, grow(mask.window, 1, mask.size), index)
             for index, mask in enumerate(masks)
             if not mask.is_empty
         ]
@@ -248,13 +248,6 @@ def _draw_outlines(
         shrunk = cv2.erode(values, square, iterations=width, borderType=cv2.BORDER_REPLICATE)
         light = np.rint(layer.colour * (1 - LIGHTER) + 255 * LIGHTER)
         layer.cut(panel, scale, origin)[shrunk != values] = light
-
-
-def _grow(mask: Mask) -> Box:
-    """The window of a mask and one pixel more on every side, inside the image."""
-    x0, y0, x1, y1 = mask.window
-    height, width = mask.size
-    return max(x0 - 1, 0), max(y0 - 1, 0), min(x1 + 1, width), min(y1 + 1, height)
 
 
 def _page(rows: Sequence[Sequence[UInt8Array]], captions: Sequence[str]) -> UInt8Array:

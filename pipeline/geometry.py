@@ -13,7 +13,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from pipeline.instance import BoolArray, Box, Float32Array, Int64Array, Mask, Size, UInt8Array
+from pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, Size, UInt8Array, grow
 from pipeline.settings import PatchSettings
 
 AUTO_PATCH_SIZES = (32, 48, 64, 96, 128, 192, 256)
@@ -52,7 +52,7 @@ def find_boundary(mask: Mask, compat: bool = False) -> tuple[Int64Array, Int64Ar
     if mask.is_empty:
         nothing = np.zeros(0, np.int64)
         return nothing, nothing, np.zeros(0, np.uint8)
-    x0, y0, x1, y1 = _grow(mask.window, 1, mask.size)
+    x0, y0, x1, y1 = grow(mask.window, 1, mask.size)
     bitmap = mask.read((x0, y0, x1, y1)).view(np.uint8)
     # Inside the image the ring around the window is background, so repeating the edge of the
     # grown window differs from zeros only at the image border.
@@ -221,15 +221,3 @@ def _reference_boxes(x0: Int64Array, y0: Int64Array, size: int, image: Size) -> 
     x0 = np.where(x0 + size >= width, width - 1 - size, x0)
     y0 = np.where(y0 + size >= height, height - 1 - size, y0)
     return np.stack([x0, y0, x0 + size, y0 + size], axis=1)
-
-
-def _grow(box: Box, margin: int, size: Size) -> Box:
-    """A box larger by a margin on all sides, cut at the image."""
-    x0, y0, x1, y1 = box
-    height, width = size
-    return (
-        max(x0 - margin, 0),
-        max(y0 - margin, 0),
-        min(x1 + margin, width),
-        min(y1 + margin, height),
-    )

@@ -35,7 +35,15 @@ _DECODER_ERRORS = (
 )
 _CHANGING_WARNINGS = threading.Lock()
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
+_ONE_CHANNEL = _SIXTEEN_BIT_GREY | {"L", "P", "1"}
 _ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})  # these swap width and height
+
+
+InstanceMap = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int64]
+"""(H, W); each value but 0 names an instance."""
+
+IGNORE = 255
+"""In 8-bit instance maps: pixels that nobody could label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +102,34 @@ def read_mask(path: Path) -> BoolArray:
         ValueError: the file is missing, truncated, not an image, or a JPEG: its compression
             leaves values that are not zero around objects.
     """
-    file = _load(path).file
-    if file.format in ("JPEG", "MPO"):
-        raise ValueError(f"{path}: expected a mask stored without loss (PNG), got a JPEG")
+    file = _load_lossless(path)
     values: npt.NDArray[Any] = np.asarray(file)
     if values.ndim == 3:
         colours = [index for index, band in enumerate(file.getbands()) if band not in ("A", "a")]
         return np.asarray(values[..., colours].any(axis=-1))
     return np.asarray(values != 0)
+
+
+def read_instance_map(path: Path) -> InstanceMap:
+    """The pixel values or palette indices of a one-channel file.
+
+    Returns:
+        (H, W), uint8 for 8 bits, uint16 for more where that is enough, else int64.
+
+    Raises:
+        ValueError: as for `read_mask`, or it has several channels.
+    """
+    file = _load_lossless(path)
+    if file.mode not in _ONE_CHANNEL:
+        raise ValueError(
+            f"{path}: expected an instance map of one channel (8-bit palette or grey, or "
+            f"16-bit grey), got mode {file.mode}"
+        )
+    values = np.asarray(file)
+    if values.dtype.itemsize == 1:
+        return values.astype(np.uint8)
+    fits = values.dtype == np.uint16 or (values.min() >= 0 and values.max() < 2**16)
+    return values.astype(np.uint16 if fits else np.int64)
 
 
 def encode_png(pixels: UInt8Array) -> bytes:
@@ -142,6 +170,13 @@ class _Loaded:
     is_sixteen_bit: bool  # per channel; Pillow keeps 16 bits for grey only
     turned: int  # EXIF orientation that Pillow has applied already: it does so in TIFF
     orientation: int  # EXIF orientation that is left to apply, 1 to 8; 1 changes nothing
+
+
+def _load_lossless(path: Path) -> Image.Image:
+    file = _load(path).file
+    if file.format in ("JPEG", "MPO"):
+        raise ValueError(f"{path}: expected a mask stored without loss (PNG), got a JPEG")
+    return file
 
 
 def _load(path: Path) -> _Loaded:

@@ -21,6 +21,18 @@ Box = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels, end exclusive."""
 
 
+def grow(box: Box, margin: int, size: Size) -> Box:
+    """A box larger by a margin on all sides, cut at the image."""
+    x0, y0, x1, y1 = box
+    height, width = size
+    return (
+        max(x0 - margin, 0),
+        max(y0 - margin, 0),
+        min(x1 + margin, width),
+        min(y1 + margin, height),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """A binary mask, kept as the bitmap of its window: its cost follows the object.

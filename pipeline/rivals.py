@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.instance import Box, Float32Array, Mask, Prediction, UInt8Array
+from pipeline.instance import Float32Array, Mask, Prediction, UInt8Array, grow
 
 
 class Method(Protocol):
@@ -74,7 +74,7 @@ class GrabCut:
             return mask
         width = max(band(mask, self.band_share), 2)
         # colours of the surroundings come from two more bands
-        box = _grown(mask, 3 * width)
+        box = grow(mask.window, 3 * width, mask.size)
         x0, y0, x1, y1 = box
         inside = mask.read(box).view(np.uint8)
         disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
@@ -146,22 +146,11 @@ def filtered_mask(image: UInt8Array, mask: Mask, radius: int, eps: float) -> Mas
     """A mask, filtered along the colours of its image, in its window and what it can reach."""
     if mask.is_empty:
         return mask
-    box = _grown(mask, 2 * radius + 1)
+    box = grow(mask.window, 2 * radius + 1, mask.size)
     x0, y0, x1, y1 = box
     guide = image[y0:y1, x0:x1].astype(np.float32) / np.float32(255)
     smoothed = guided_filter(guide, mask.read(box).astype(np.float32), radius, eps)
     return Mask.from_array(smoothed > 0.5, (x0, y0), mask.size)
-
-
-def _grown(mask: Mask, margin: int) -> Box:
-    height, width = mask.size
-    x0, y0, x1, y1 = mask.window
-    return (
-        max(x0 - margin, 0),
-        max(y0 - margin, 0),
-        min(x1 + margin, width),
-        min(y1 + margin, height),
-    )
 
 
 def _with_masks(prediction: Prediction, masks: list[Mask]) -> Prediction:

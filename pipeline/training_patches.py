@@ -9,18 +9,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 from torch.utils.data import IterableDataset
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.crops import crop_patches
 from pipeline.geometry import patch_size_for, select_patches
-from pipeline.images import read_image
+from pipeline.images import IGNORE, InstanceMap, read_image, read_instance_map
 from pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
 from pipeline.settings import PatchSettings
 from pipeline.simulate import simulate_coarse_mask
 
-IGNORE = 255  # in instance maps and targets: pixels that nobody could label
 PATCHES_PER_OBJECT = 4
 MAX_TRIES = 2000  # draws in a row that give no patch
 MIN_AREA = 100  # pixels; smaller objects have no shape to learn from
@@ -110,13 +108,13 @@ class PatchStream(IterableDataset[tuple[UInt8Array, UInt8Array]]):
 
 
 def sample_patches(
-    image: UInt8Array, instance_map: UInt8Array, input_size: int, rng: np.random.Generator
+    image: UInt8Array, instance_map: InstanceMap, input_size: int, rng: np.random.Generator
 ) -> tuple[UInt8Array, UInt8Array] | None:
     """Patches of one random instance, seen at a random scale, with a simulated coarse mask.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instance_map: (H, W) uint8.
+        instance_map: (H, W).
         input_size: S in pixels.
         rng: the only source of chance.
 
@@ -146,7 +144,7 @@ def sample_patches(
 
 
 def _augmented_view(
-    image: UInt8Array, instance_map: UInt8Array, label: int, rng: np.random.Generator
+    image: UInt8Array, instance_map: InstanceMap, label: int, rng: np.random.Generator
 ) -> tuple[UInt8Array, UInt8Array]:
     """The surroundings of one instance, scaled, rotated and flipped; the map is 0, 1, 255."""
     ys, xs = np.nonzero(instance_map == label)
@@ -251,10 +249,9 @@ def _photometric(patches: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 @lru_cache(maxsize=1024)  # a few hundred photographs fit into memory
-def _load(source: LabelledImage) -> tuple[UInt8Array, UInt8Array]:
+def _load(source: LabelledImage) -> tuple[UInt8Array, InstanceMap]:
     image = read_image(source.image).pixels
-    with Image.open(source.instance_map) as opened:
-        instance_map = np.asarray(opened)
+    instance_map = read_instance_map(source.instance_map)
     if instance_map.shape != image.shape[:2]:
         raise ValueError(
             f"{source.instance_map}: expected the size of its image {image.shape[:2]} "

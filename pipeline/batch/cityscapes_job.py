@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -47,7 +46,11 @@ class CityscapesJob:
         if not self._paths:
             raise ValueError(f"{folder}: expected predictions outside of {out}, found none")
         self._empty: dict[str, bytes] = {}
-        self._owners = self._find_owners()
+        self._masks = {key: self._list_masks(key) for key in self._paths}
+        self._owners: dict[str, str] = {}  # the txt that each mask belongs to: the first
+        for key, names in self._masks.items():
+            for name in names:
+                self._owners.setdefault(name, key)
         self._refuse_to_overwrite([source, images.resolve()])
 
     def keys(self) -> Sequence[str]:
@@ -57,11 +60,9 @@ class CityscapesJob:
     def stamp(self, key: str) -> str:
         """Changes when the txt, one of its masks, or the image does."""
         path = self._paths[key]
-        stamps = [stamp(path)]
+        stamps = [stamp(file) for file in (path, *map(self.source.joinpath, self._masks[key]))]
         try:
-            lines = cityscapes.parse_prediction_file(path, self.source).lines
-            stamps += [stamp(path.parent / line.file) for line in lines]
-            stamps.append(stamp(self._images.find(_image_stems(path))))
+            stamps.append(stamp(self._find_image(path)))
         except ValueError as error:
             stamps.append(str(error))
         return " ".join(stamps)
@@ -83,7 +84,7 @@ class CityscapesJob:
                     f"{self._owners[name]}"
                 )
         instances = cityscapes.read_instances(parsed)
-        photograph = read_image(self._images.find(_image_stems(path)), usual_size(instances))
+        photograph = read_image(self._find_image(path), usual_size(instances))
         names = [str(path.parent / line.file) for line in parsed.lines]
         prediction = as_prediction(photograph.pixels, instances, names)
         return Loaded(photograph.pixels, prediction, photograph.notes, parsed)
@@ -114,14 +115,16 @@ class CityscapesJob:
         """The first file that a run would overwrite."""
         return self._out.first_existing([*self._paths, *self._owners, self.report.name])
 
-    def _find_owners(self) -> dict[str, str]:
-        """The txt that each mask belongs to, both relative to the folder."""
-        owners: dict[str, str] = {}
-        for key, path in self._paths.items():
-            with contextlib.suppress(ValueError):  # what is wrong with it is said in `read`
-                for name in _mask_names(key, cityscapes.parse_prediction_file(path, self.source)):
-                    owners.setdefault(name, key)
-        return owners
+    def _list_masks(self, key: str) -> list[str]:
+        """The masks of a txt, relative to the folder; none where it is damaged: `read` says so."""
+        try:
+            parsed = cityscapes.parse_prediction_file(self._paths[key], self.source)
+        except ValueError:
+            return []
+        return _mask_names(key, parsed)
+
+    def _find_image(self, path: Path) -> Path:
+        return self._images.find(cityscapes.image_stems(cityscapes.image_stem(path)))
 
     def _refuse_to_overwrite(self, inputs: Sequence[Path]) -> None:
         """ValueError if a result would take the place of an input."""
@@ -139,9 +142,3 @@ class CityscapesJob:
 def _mask_names(key: str, parsed: cityscapes.PredictionFile) -> list[str]:
     inside = os.path.dirname(key)
     return [os.path.normpath(os.path.join(inside, line.file)) for line in parsed.lines]
-
-
-def _image_stems(path: Path) -> list[str]:
-    """Predictions may be named without the suffix that Cityscapes images carry."""
-    stem = cityscapes.image_stem(path)
-    return [stem, f"{stem}_leftImg8bit"]

@@ -88,9 +88,8 @@ def run_batch(
             f"{existing}: exists, but not from a run that can be continued; "
             "choose another place or add --overwrite"
         )
-    source = str(job.source.resolve())
     header = {
-        "source": source,
+        "source": str(job.source.resolve()),
         "settings": asdict(settings),
         "input_size": predictor.input_size,
         **about,
@@ -216,13 +215,8 @@ def _changed_pixels(before: Prediction, after: Prediction) -> int:
 
 def _differing(first: Mask, second: Mask) -> int:
     """Pixels in which two masks of one image differ."""
-    boxes = [mask.window for mask in (first, second) if not mask.is_empty]
-    if not boxes:
-        return 0
-    x0, y0 = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    x1, y1 = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    union = (x0, y0, x1, y1)
-    return int(np.count_nonzero(first.read(union) != second.read(union)))
+    common = int(np.count_nonzero(first.bitmap & second.read(first.window)))
+    return first.area + second.area - 2 * common
 
 
 def _report(

@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.evaluation.extra import needs_extra
 from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
-from pipeline.evaluation.instance_maps import distinct, read_values
+from pipeline.evaluation.instance_maps import distinct
+from pipeline.images import read_instance_map
 from pipeline.instance import Mask
 
 PATTERN = "*_gtFine_instanceIds.png"
@@ -58,7 +59,7 @@ class CityscapesTruth:
     def read(self, key: str) -> AnnotatedImage:
         """The objects and groups of the evaluated labels, in order of their values."""
         path = self._files[key]
-        values = read_values(path)
+        values = read_instance_map(path)
         annotations = []
         for value in distinct(values):
             label = value if value < _FIRST_INSTANCE else value // _FIRST_INSTANCE

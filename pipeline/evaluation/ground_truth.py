@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from pipeline.formats.cityscapes import IMAGE_SUFFIX
 from pipeline.formats.coco import ImageId
 from pipeline.instance import BoolArray, Mask, Size
 
 # What data sets add to the name of an image: the rest says which image it is.
-_ENDINGS = ("_gtFine_instanceIds", "_leftImg8bit")
+_ENDINGS = ("_gtFine_instanceIds", IMAGE_SUFFIX)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,17 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
-from pipeline.images import read_mask
+from pipeline.images import IGNORE, InstanceMap, read_instance_map
 from pipeline.instance import Mask
-
-IGNORE = 255
-Values = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int64]
-
-_MODES = ("L", "P", "1", "I;16", "I;16B", "I;16L", "I")
 
 
 class InstanceMaps:
@@ -52,7 +45,7 @@ class InstanceMaps:
     def read(self, key: str) -> AnnotatedImage:
         """One annotation per value, in order of the values."""
         path = self._files[key]
-        values = read_values(path)
+        values = read_instance_map(path)
         ignored = values == IGNORE if values.dtype == np.uint8 else np.zeros(values.shape, np.bool_)
         annotations = [
             Annotation(Mask.from_array(values == value), 0, value)
@@ -62,30 +55,7 @@ class InstanceMaps:
         return AnnotatedImage(values.shape[:2], tuple(annotations), ignored)
 
 
-def read_values(path: Path) -> Values:
-    """The pixel values or palette indices of a one-channel file.
-
-    Returns:
-        (H, W), uint8 for 8 bits, uint16 for more where that is enough, else int64.
-
-    Raises:
-        ValueError: it cannot be read, or has several channels.
-    """
-    read_mask(path)  # whatever is wrong with the file is said there, with its name
-    with Image.open(path) as file:
-        if file.mode not in _MODES:
-            raise ValueError(
-                f"{path}: expected an instance map of one channel (8-bit palette or grey, or "
-                f"16-bit grey), got mode {file.mode}"
-            )
-        values = np.asarray(file)
-    if values.dtype.itemsize == 1:
-        return values.astype(np.uint8)
-    fits = values.dtype == np.uint16 or (values.min() >= 0 and values.max() < 2**16)
-    return values.astype(np.uint16 if fits else np.int64)
-
-
-def distinct(values: Values) -> list[int]:
+def distinct(values: InstanceMap) -> list[int]:
     """The values that occur, in order. Counting 16 bits is five times as fast as sorting."""
     if values.dtype == np.int64:
         return [int(value) for value in np.unique(values)]

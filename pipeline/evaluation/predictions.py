@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.batch.job import words
 from pipeline.evaluation.ground_truth import image_key, unique_keys
 from pipeline.formats import cityscapes, coco
 from pipeline.formats.coco import ImageId
@@ -141,10 +142,9 @@ class MaskFiles:
 
 def _check_size(mask: Mask, size: Size, name: str) -> None:
     if mask.size != size:
-        (height, width), (wanted_height, wanted_width) = mask.size, size
         raise ValueError(
-            f"{name}: expected a mask of the size of its ground truth, "
-            f"{wanted_width} x {wanted_height} pixels, got {width} x {height}"
+            f"{name}: expected a mask of the size of its ground truth, {words(size)}, "
+            f"got {words(mask.size)}"
         )
 
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.batch.image_index import ImageIndex
+from pipeline.batch.job import words
 from pipeline.evaluation.collect import Collected, ReadImage
 from pipeline.evaluation.ground_truth import AnnotatedImage
 from pipeline.evaluation.inputs import EvaluationSettings, Inputs
 from pipeline.evaluation.result import Evaluation, Problem
+from pipeline.formats.cityscapes import image_stems
 from pipeline.images import read_image
 from pipeline.instance import UInt8Array
 from pipeline.threads import map_ahead
@@ -142,11 +144,11 @@ def find_image(images: ImageIndex, key: str, size: tuple[int, int]) -> UInt8Arra
     Raises:
         ValueError: it is missing, unreadable or of another size.
     """
-    path = images.find([key, f"{key}_leftImg8bit"])
+    path = images.find(image_stems(key))
     pixels = read_image(path, size).pixels
     if pixels.shape[:2] != size:
         raise ValueError(
             f"{path}: expected an image of the size of its ground truth, "
-            f"{size[1]} x {size[0]} pixels, got {pixels.shape[1]} x {pixels.shape[0]}"
+            f"{words(size)}, got {words((pixels.shape[0], pixels.shape[1]))}"
         )
     return pixels

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.result import Picture
 from pipeline.images import encode_png
-from pipeline.instance import BoolArray, Box, Size, UInt8Array
+from pipeline.instance import BoolArray, Box, Size, UInt8Array, grow
 
 SIDE = 240  # px of every panel, at most
 CLOSEUP = 80  # px of the image at most in a close-up, which is then enlarged three times
@@ -128,10 +128,7 @@ def _around(picture: Picture, size: Size) -> Box:
     x0, y0 = windows[:, :2].min(axis=0).tolist()
     x1, y1 = windows[:, 2:].max(axis=0).tolist()
     margin = max((x1 - x0 + y1 - y0) // 20, 8)
-    height, width = size
-    return max(x0 - margin, 0), max(y0 - margin, 0), min(x1 + margin, width), min(
-        y1 + margin, height
-    )  # fmt: skip
+    return grow((x0, y0, x1, y1), margin, size)
 
 
 def _grey(box: Box) -> UInt8Array:

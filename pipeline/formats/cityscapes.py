@@ -17,6 +17,7 @@ from pipeline.images import encode_mask, read_mask
 from pipeline.instance import Instance, Mask, Prediction
 
 SUFFIX = "_pred.txt"
+IMAGE_SUFFIX = "_leftImg8bit"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def find_prediction_files(folder: Path) -> list[Path]:
 def image_stem(path: Path) -> str:
     """The stem of the image that a `<stem>_pred.txt` belongs to."""
     return path.name[: -len(SUFFIX)]
+
+
+def image_stems(name: str) -> list[str]:
+    """What the image of a name may be called: names may lack the suffix of Cityscapes images."""
+    return [name, f"{name}{IMAGE_SUFFIX}"]
 
 
 def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:

@@ -16,7 +16,7 @@ from pipeline.predictor import KeepCoarse
 from pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict, refine
 from pipeline.settings import PatchSettings
 from refiner.predictor import load_predictor
-from tests.networks import INPUT_SIZE, save_random_network
+from tests.networks import INPUT_SIZE
 from tests.refiner.conftest import published_state
 from tests.strategies import bitmaps, patch_settings, quick
 
@@ -24,20 +24,6 @@ SETTINGS = PatchSettings(patch_size=INPUT_SIZE)
 NEEDS_OPENVINO = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory):
-    path = save_random_network(tmp_path_factory.mktemp("weights") / "random.safetensors")
-    return load_predictor(path, device="cpu", backend="torch")
 
 
 class Recorder:

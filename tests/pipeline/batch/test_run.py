@@ -9,7 +9,6 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from pipeline.batch.cityscapes_job import CityscapesJob
@@ -22,25 +21,10 @@ from pipeline.instance import Instance, Mask, Prediction
 from pipeline.predictor import KeepCoarse
 from pipeline.refine import MAX_WAITING_IMAGES, refine
 from pipeline.settings import PatchSettings
-from refiner.predictor import load_predictor
-from tests.networks import INPUT_SIZE, save_random_network
+from tests.networks import INPUT_SIZE
 
 SETTINGS = PatchSettings(patch_size=INPUT_SIZE)
 KEEP = KeepCoarse(INPUT_SIZE)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    path = save_random_network(tmp_path_factory.mktemp("weights") / "random.safetensors")
-    return load_predictor(path, device="cpu", backend="torch")
 
 
 def ellipse(size, seed):
@@ -139,14 +123,14 @@ def test_keeping_coarse_masks_gives_the_same_folder(material):
             )
 
 
-def test_a_batch_run_gives_the_masks_of_refine(material, network):
-    run(material.cityscapes(), network)
+def test_a_batch_run_gives_the_masks_of_refine(material, predictor):
+    run(material.cityscapes(), predictor)
     changed = 0
     for stem, masks in material.masks.items():
         image = read_image(material.images / f"{stem}.png").pixels
         instances = tuple(Instance(Mask.from_array(mask), 0, 1.0) for mask in masks)
         prediction = Prediction(masks[0].shape, instances)
-        expected = refine(image, prediction, network, SETTINGS).instances
+        expected = refine(image, prediction, predictor, SETTINGS).instances
         for index, (coarse, instance) in enumerate(zip(masks, expected, strict=True)):
             (path,) = (material.root / "refined").rglob(f"{stem}_{index}.png")
             np.testing.assert_array_equal(read_mask(path), instance.mask.to_array())
@@ -154,30 +138,30 @@ def test_a_batch_run_gives_the_masks_of_refine(material, network):
     assert changed > 1000
 
 
-def test_results_do_not_depend_on_the_batch_size(material, network):
+def test_results_do_not_depend_on_the_batch_size(material, predictor):
     results = []
     for batch_size in (1, 3, 32):
-        run(material.cityscapes(f"by{batch_size}"), network, batch_size=batch_size)
+        run(material.cityscapes(f"by{batch_size}"), predictor, batch_size=batch_size)
         results.append(content(material.root / f"by{batch_size}"))
     assert results[0] == results[1] == results[2]
 
 
-def test_results_do_not_depend_on_the_order_of_images(material, network):
+def test_results_do_not_depend_on_the_order_of_images(material, predictor):
     stems = list(material.masks)
     orders = {"forth": stems, "back": stems[::-1], "mixed": [stems[i] for i in (3, 0, 5, 1, 4, 2)]}
     by_tag = []
     for name, order in orders.items():
         records = [r for stem in order for r in material.records if r["image_id"] == stem]
-        run(material.coco(f"{name}.json", records), network, batch_size=3)
+        run(material.coco(f"{name}.json", records), predictor, batch_size=3)
         refined = json.loads((material.root / f"{name}.json").read_text())
         assert [record["tag"] for record in refined] == [record["tag"] for record in records]
         by_tag.append({record["tag"]: record for record in refined})
     assert by_tag[0] == by_tag[1] == by_tag[2]
 
 
-def test_coco_results_have_the_masks_of_the_folder(material, network):
-    run(material.cityscapes(), network)
-    run(material.coco(), network)
+def test_coco_results_have_the_masks_of_the_folder(material, predictor):
+    run(material.cityscapes(), predictor)
+    run(material.coco(), predictor)
     refined = json.loads((material.root / "refined.json").read_text())
     assert len(refined) == len(material.records) == 10
     for before, after in zip(material.records, refined, strict=True):
@@ -206,10 +190,10 @@ def test_no_entries_give_no_entries(material):
     assert json.loads((material.root / "refined.json").read_text()) == []
 
 
-def test_mask_files_have_the_masks_of_the_folder(material, network):
-    run(material.cityscapes(), network)
+def test_mask_files_have_the_masks_of_the_folder(material, predictor):
+    run(material.cityscapes(), predictor)
     masks = [material.folder / f"c_{index}.png" for index in range(3)]
-    run(MaskFilesJob(material.images / "c.png", masks, material.root / "single"), network)
+    run(MaskFilesJob(material.images / "c.png", masks, material.root / "single"), predictor)
     found = content(material.root / "single")
     assert list(found) == ["c_0.png", "c_1.png", "c_2.png"]
     for name, data in found.items():
@@ -234,9 +218,11 @@ def test_more_images_without_patches_than_may_wait_are_all_written(tmp_path):
 # report and progress
 
 
-def test_the_report_says_how_the_run_was_set_up_and_what_came_of_it(material, network):
+def test_the_report_says_how_the_run_was_set_up_and_what_came_of_it(material, predictor):
     heard = []
-    progress = run(material.cityscapes(), network, about={"weights": "x"}, on_progress=heard.append)
+    progress = run(
+        material.cityscapes(), predictor, about={"weights": "x"}, on_progress=heard.append
+    )
     report = json.loads((material.root / "refined/report.json").read_text())
     assert report["weights"] == "x"
     assert report["input_size"] == INPUT_SIZE
@@ -410,11 +396,11 @@ def run_again(material, **more):
     return progress.refined, progress.already_done, len(progress.failures)
 
 
-def test_a_second_run_finds_everything_done(material, network):
-    run(material.cityscapes(), network)
+def test_a_second_run_finds_everything_done(material, predictor):
+    run(material.cityscapes(), predictor)
     before = content(material.root / "refined")
     times = {path: path.stat().st_mtime_ns for path in (material.root / "refined").rglob("*.png")}
-    progress = run(material.cityscapes(), network)
+    progress = run(material.cityscapes(), predictor)
     assert (progress.refined, progress.already_done, progress.patches) == (0, 6, 0)
     assert content(material.root / "refined") == before
     assert times == {path: path.stat().st_mtime_ns for path in times}
@@ -456,24 +442,24 @@ def test_a_new_image_is_all_that_a_rerun_does(material):
     assert run_again(material) == (1, 6, 0)
 
 
-def test_a_rerun_after_a_torn_journal_does_what_is_missing(material, network):
-    run(material.cityscapes(), network)
+def test_a_rerun_after_a_torn_journal_does_what_is_missing(material, predictor):
+    run(material.cityscapes(), predictor)
     before = content(material.root / "refined")
     journal = material.root / "refined/.bpr/journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-30])
     (material.root / "refined/.bpr/0.partial").write_bytes(b"half")
-    progress = run(material.cityscapes(), network)
+    progress = run(material.cityscapes(), predictor)
     assert (progress.refined, progress.already_done) == (1, 5)
     assert content(material.root / "refined") == before
     assert not list((material.root / "refined/.bpr").glob("*.partial"))
 
 
-def test_coco_results_are_written_again_from_the_journal(material, network):
-    run(material.coco(), network)
+def test_coco_results_are_written_again_from_the_journal(material, predictor):
+    run(material.coco(), predictor)
     path = material.root / "refined.json"
     before = path.read_bytes()
     path.unlink()
-    progress = run(material.coco(), network)
+    progress = run(material.coco(), predictor)
     assert (progress.refined, progress.already_done) == (0, 6)
     assert path.read_bytes() == before
 
