@@ -109,16 +109,15 @@ def predict(
     Batches are filled across instances and images. Answers come in the order of the plans, each
     as soon as its last patch is predicted; at most `MAX_WAITING_IMAGES` wait for their batch.
     """
-    batch = _Batch(predictor, batch_size)
-    waiting: deque[_Waiting] = deque()
+    batch = Batch(predictor, batch_size)
+    waiting: deque[PendingImage] = deque()
     for planned in plans:
-        waiting.append(_Waiting(planned, predictor.input_size))
-        for index, boxes in enumerate(planned.boxes):
-            start = 0
-            while start < len(boxes):
-                stop = min(start + batch.room, len(boxes))
-                batch.add(waiting[-1], planned, index, start, stop)
-                start = stop
+        pending = PendingImage(planned, predictor.input_size)
+        waiting.append(pending)
+        while pending.uncut:
+            batch.add(pending)
+            if batch.room == 0:
+                batch.run()
         if len(waiting) > MAX_WAITING_IMAGES:
             batch.run()
         while waiting and waiting[0].is_complete:
@@ -142,11 +141,16 @@ def merge(answer: Answer) -> Prediction:
     return replace(answer.prediction, instances=tuple(refined))
 
 
-class _Waiting:
-    """An image whose patches are cut and being predicted."""
+class PendingImage:
+    """An image whose patches are being cut and predicted, in pieces of any size."""
 
     def __init__(self, planned: Plan, input_size: int) -> None:
-        self.missing = planned.num_patches
+        self._plan = planned
+        self._uncut = deque(
+            (index, 0, len(boxes)) for index, boxes in enumerate(planned.boxes) if len(boxes)
+        )
+        self.uncut = planned.num_patches
+        self._missing = planned.num_patches
         logits = [
             np.empty((len(boxes), input_size, input_size), np.float32) for boxes in planned.boxes
         ]
@@ -156,11 +160,59 @@ class _Waiting:
 
     @property
     def is_complete(self) -> bool:
-        return self.missing == 0
+        """Whether `answer` holds the logits of every patch."""
+        return self._missing == 0
+
+    def cut(self, patches: UInt8Array) -> list[Piece]:
+        """Fill `patches`, (N, S, S, 4) uint8, with the next N patches, or with all that is left.
+
+        Returns:
+            What was cut, in order, for `put`.
+        """
+        pieces, position = [], 0
+        while self._uncut and position < len(patches):
+            index, start, end = self._uncut.popleft()
+            stop = min(end, start + len(patches) - position)
+            patches[position : position + stop - start] = crop_patches(
+                self._plan.image,
+                self._plan.prediction.instances[index].mask,
+                self._plan.boxes[index][start:stop],
+                patches.shape[1],
+                self._plan.settings,
+            )
+            if stop < end:
+                self._uncut.appendleft((index, stop, end))
+            pieces.append(Piece(index, start, stop))
+            position += stop - start
+        self.uncut -= position
+        return pieces
+
+    def put(self, pieces: Iterable[Piece], logits: Float32Array) -> None:
+        """Take the network's answer, (N, S, S), for the patches that `cut` gave."""
+        position = 0
+        for piece in pieces:
+            count = piece.stop - piece.start
+            self.answer.logits[piece.instance][piece.start : piece.stop] = logits[
+                position : position + count
+            ]
+            position += count
+        self._missing -= position
 
 
-class _Batch:
-    """Patches collected for one call of the network, and where their answers belong."""
+@dataclass(frozen=True)
+class Piece:
+    """Patches start..stop of one instance of an image."""
+
+    instance: int
+    start: int
+    stop: int
+
+
+class Batch:
+    """Patches of several images collected for one call of the network.
+
+    Who adds images decides what is fair; the batch only remembers where answers belong.
+    """
 
     def __init__(self, predictor: MaskPredictor, size: int) -> None:
         if size <= 0:
@@ -168,34 +220,30 @@ class _Batch:
         side = predictor.input_size
         self._predictor = predictor
         self._patches = np.empty((size, side, side, 4), np.uint8)
-        self._owners: list[tuple[_Waiting, int, int, int]] = []
+        self._owners: list[tuple[PendingImage, list[Piece], int]] = []
         self._filled = 0
 
     @property
     def room(self) -> int:
+        """Patches that still fit."""
         return len(self._patches) - self._filled
 
-    def add(self, owner: _Waiting, plan: Plan, index: int, start: int, stop: int) -> None:
-        """Cut patches start..stop of an instance; the network runs when the batch is full."""
-        self._patches[self._filled : self._filled + stop - start] = crop_patches(
-            plan.image,
-            plan.prediction.instances[index].mask,
-            plan.boxes[index][start:stop],
-            self._predictor.input_size,
-            plan.settings,
-        )
-        self._filled += stop - start
-        self._owners.append((owner, index, start, stop))
-        if self.room == 0:
-            self.run()
+    def add(self, image: PendingImage, at_most: int | None = None) -> None:
+        """Cut the image's next patches: as many as there are, fit in, and `at_most` allows."""
+        room = self.room if at_most is None else min(self.room, at_most)
+        before = image.uncut
+        pieces = image.cut(self._patches[self._filled : self._filled + room])
+        count = before - image.uncut
+        self._owners.append((image, pieces, count))
+        self._filled += count
 
     def run(self) -> None:
+        """Predict what is there, give it to its images, and be empty again."""
         if self._filled == 0:
             return
         logits = self._predictor(self._patches[: self._filled])
         position = 0
-        for owner, index, start, stop in self._owners:
-            owner.answer.logits[index][start:stop] = logits[position : position + stop - start]
-            owner.missing -= stop - start
-            position += stop - start
+        for image, pieces, count in self._owners:
+            image.put(pieces, logits[position : position + count])
+            position += count
         self._owners, self._filled = [], 0
