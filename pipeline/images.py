@@ -46,6 +46,32 @@ IGNORE = 255
 """In 8-bit instance maps: pixels that nobody could label."""
 
 
+class NamedFile(io.BytesIO):
+    """A file that came over the wire. Messages about it give its name, as for a path."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
+
+
+ImageFile = Path | NamedFile
+
+
+class TooManyPixels(ValueError):
+    """An image so large that Pillow takes it for an attack."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself before anything is decoded."""
+
+    format: str  # as Pillow names it: PNG, JPEG, MPO (several JPEGs), WEBP ...
+    size: Size  # as stored, before any EXIF orientation
+
+
 @dataclass(frozen=True, eq=False)
 class Photograph:
     """An image as 8-bit RGB."""
@@ -54,7 +80,20 @@ class Photograph:
     notes: tuple[str, ...]  # what had to be done to get there, in words
 
 
-def read_image(path: Path, mask_size: Size | None = None) -> Photograph:
+def read_header(path: ImageFile) -> Header:
+    """Type and size of an image file, told by its content, at a cost that does not follow the size.
+
+    Raises:
+        ValueError: the file is missing or not an image (TooManyPixels: or one of absurd size).
+    """
+    with _explained(path):
+        with _quiet():
+            file = Image.open(path, formats=_FORMATS)
+        with file:
+            return Header(file.format or "", (file.height, file.width))
+
+
+def read_image(path: ImageFile, mask_size: Size | None = None) -> Photograph:
     """Read an image file as 8-bit RGB.
 
     Grey is repeated, CMYK converted, 16 bits shifted to 8, alpha dropped. EXIF orientation is
@@ -92,7 +131,7 @@ def read_image(path: Path, mask_size: Size | None = None) -> Photograph:
     return Photograph(np.ascontiguousarray(pixels), tuple(notes))
 
 
-def read_mask(path: Path) -> BoolArray:
+def read_mask(path: ImageFile) -> BoolArray:
     """Read a mask file: every pixel with a non-zero value or palette index is the object.
 
     Returns:
@@ -110,7 +149,7 @@ def read_mask(path: Path) -> BoolArray:
     return np.asarray(values != 0)
 
 
-def read_instance_map(path: Path) -> InstanceMap:
+def read_instance_map(path: ImageFile) -> InstanceMap:
     """The pixel values or palette indices of a one-channel file.
 
     Returns:
@@ -132,8 +171,8 @@ def read_instance_map(path: Path) -> InstanceMap:
     return values.astype(np.uint16 if fits else np.int64)
 
 
-def encode_png(pixels: UInt8Array) -> bytes:
-    """(H, W) or (H, W, 3) uint8 as a PNG file."""
+def encode_png(pixels: UInt8Array | npt.NDArray[np.uint16]) -> bytes:
+    """(H, W) uint8 or uint16, or (H, W, 3) uint8, as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", compress_level=3)
     return buffer.getvalue()
@@ -144,7 +183,7 @@ def encode_mask(mask: Mask) -> bytes:
     return encode_png(mask.to_array().view(np.uint8) * np.uint8(255))
 
 
-def _to_rgb(file: Image.Image, path: Path) -> UInt8Array:
+def _to_rgb(file: Image.Image, path: ImageFile) -> UInt8Array:
     if file.mode in _SIXTEEN_BIT_GREY:
         # convert("L") would clip instead of scaling
         grey = (np.asarray(file).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
@@ -172,16 +211,16 @@ class _Loaded:
     orientation: int  # EXIF orientation that is left to apply, 1 to 8; 1 changes nothing
 
 
-def _load_lossless(path: Path) -> Image.Image:
+def _load_lossless(path: ImageFile) -> Image.Image:
     file = _load(path).file
     if file.format in ("JPEG", "MPO"):
         raise ValueError(f"{path}: expected a mask stored without loss (PNG), got a JPEG")
     return file
 
 
-def _load(path: Path) -> _Loaded:
+def _load(path: ImageFile) -> _Loaded:
     """Read a file whole; whatever is wrong with it becomes a ValueError that names it."""
-    try:
+    with _explained(path):
         with _quiet():
             file = Image.open(path, formats=_FORMATS)
         with file:
@@ -193,10 +232,19 @@ def _load(path: Path) -> _Loaded:
                 file.load()
             with _quiet():
                 return _Loaded(file, is_sixteen_bit, turned, _orientation(_exif(file)))
+
+
+@contextmanager
+def _explained(path: ImageFile) -> Iterator[None]:
+    """Say of whatever Pillow raises which file it is about."""
+    try:
+        yield
     except FileNotFoundError:
         raise ValueError(f"{path}: expected an image, found no file") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: expected an image of reasonable size, got: {error}") from None
+        raise TooManyPixels(
+            f"{path}: expected an image of reasonable size, got: {error}"
+        ) from None
     except UnidentifiedImageError:
         formats = ", ".join(_FORMATS)
         raise ValueError(
