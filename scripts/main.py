@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "refine coarse masks on photographs that come along, and draw what changed",
     "refine": "sharpen the masks of a prediction folder, a COCO results json or mask files",
     "evaluate": "say with the field's metrics what refinement did, and where it did harm",
+    "serve": "answer POST /refine over HTTP, with a page to see it work",
     "train-refiner": "train the patch network on photographs with instance maps",
     "import-weights": "convert published BPR weights to a safetensors file",
 }

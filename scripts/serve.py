@@ -1,0 +1,64 @@
+"""Answer POST /refine over HTTP, with a page at / to see it work.
+
+Every option is also a variable (BPR_MAX_REQUESTS) and a line of a TOML file (max_requests = 16).
+
+bpr serve --port 8000
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from scripts.options import parse_path
+
+NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "prometheus_client")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr serve`: one for every setting."""
+    parser.add_argument(
+        "--config", type=parse_path, metavar="FILE", help="TOML file with settings, or BPR_CONFIG"
+    )
+    _check_installed()
+    from service.settings import ServiceSettings
+
+    for name, field in ServiceSettings.model_fields.items():
+        shown = "unset" if field.default is None else field.default
+        shown = ", ".join(field.default) or "none" if isinstance(shown, tuple) else shown
+        description = (field.description or "").replace("%", "%%")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            metavar="VALUE",
+            help=f"{description} (default: {shown})",
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C; requests in the process finish first."""
+    from refiner.predictor import load_predictor
+    from service.app import create_app
+    from service.logs import start_logging
+    from service.server import serve
+    from service.settings import ServiceSettings, load_settings
+
+    given = {k: v for k, v in vars(arguments).items() if k in ServiceSettings.model_fields}
+    config: Path | None = arguments.config
+    settings = load_settings(given, config)
+    print("\n".join(settings.lines()), file=sys.stderr)
+    start_logging(settings.log_level)
+    app = create_app(settings, load_predictor(settings.weights, settings.device, settings.backend))
+    serve(app, settings)
+    return 0
+
+
+def _check_installed() -> None:
+    """ValueError if the extra `serve` is not installed."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"expected {', '.join(missing)} to be installed (pip install 'bpr[serve]')"
+        )

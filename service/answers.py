@@ -1,0 +1,142 @@
+"""Refined masks as the caller wants them: json, a Cityscapes zip, or an instance map."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.formats import cityscapes, coco
+from pipeline.images import encode_png
+from pipeline.instance import Int64Array, Mask, Prediction
+
+JSON = "application/json"
+ZIP = "application/zip"
+PNG = "image/png"
+MEDIA_TYPES = (JSON, ZIP, PNG)  # the first is the default
+
+_MAX_STEM = 100
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same masks give the same bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """A prediction before and after, and the patches that were redrawn."""
+
+    before: Prediction
+    after: Prediction
+    boxes: tuple[Int64Array, ...]  # per instance (N, 4)
+
+
+def choose_media_type(accept: str) -> str | None:
+    """The type of answer that an Accept header prefers; None if it takes none of ours.
+
+    Among equals the first of MEDIA_TYPES wins.
+    """
+    best, best_rank = None, (0.0, 0)
+    wanted = [_parse_range(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
+    for media_type in MEDIA_TYPES:
+        ranges = (media_type, f"{media_type.split('/')[0]}/*", "*/*")
+        # the most specific range that fits decides
+        for specificity, name in zip((2, 1, 0), ranges, strict=True):
+            qualities = [quality for wish, quality in wanted if wish == name]
+            if qualities:
+                rank = (max(qualities), specificity)
+                if rank[0] > 0 and rank > best_rank:
+                    best, best_rank = media_type, rank
+                break
+    return best
+
+
+def describe_instances(refined: Refined, with_boxes: bool) -> list[dict[str, Any]]:
+    """One json object per instance, the caller's fields first."""
+    described = []
+    instances = zip(refined.before.instances, refined.after.instances, refined.boxes, strict=True)
+    for before, after, boxes in instances:
+        record = coco.refined_record({**after.record, "bbox": None, "area": None}, after.mask)
+        record["changed_pixels"] = count_changed(before.mask, after.mask)
+        record["patches"] = len(boxes)
+        if with_boxes:
+            record["patch_boxes"] = boxes.tolist()
+        described.append(record)
+    return described
+
+
+def encode_zip(prediction: Prediction, image_name: str) -> bytes:
+    """`<stem>_pred.txt` and one PNG per instance, as `bpr refine` and Cityscapes' tools read them.
+
+    Args:
+        prediction: refined.
+        image_name: of the uploaded file; whatever is no plain character in it is left out.
+    """
+    stem = safe_stem(image_name)
+    names = [f"{stem}_{index}.png" for index in range(len(prediction.instances))]
+    lines = tuple(
+        cityscapes.Line(name, instance.label, instance.score)
+        for name, instance in zip(names, prediction.instances, strict=True)
+    )
+    content = "".join(f"{line.file} {line.label} {line.score}\n" for line in lines)
+    file = cityscapes.PredictionFile(Path(f"{stem}{cityscapes.SUFFIX}"), content.encode(), lines)
+    named = [
+        replace(instance, record={"file": name})
+        for name, instance in zip(names, prediction.instances, strict=True)
+    ]
+    files = cityscapes.encode_prediction(file, replace(prediction, instances=tuple(named)))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return buffer.getvalue()
+
+
+def encode_instance_map(prediction: Prediction, values: Sequence[int]) -> bytes:
+    """One PNG of 8 bits, or of 16 where values need it.
+
+    Where masks overlap, the one with the higher score is seen; among equals, the earlier one.
+
+    Args:
+        prediction: refined.
+        values: one per instance, 1 to 65535.
+    """
+    dtype = np.uint8 if max(values, default=0) < 256 else np.uint16
+    pixels = np.zeros(prediction.size, dtype)
+    by_score = sorted(
+        zip(prediction.instances, values, range(len(values)), strict=True),
+        key=lambda item: (item[0].score, -item[2]),
+    )
+    for instance, value, _ in by_score:
+        x0, y0, x1, y1 = instance.mask.window
+        pixels[y0:y1, x0:x1][instance.mask.bitmap] = value
+    return encode_png(pixels)
+
+
+def count_changed(first: Mask, second: Mask) -> int:
+    """Pixels in which two masks of one image differ."""
+    common = int(np.count_nonzero(first.bitmap & second.read(first.window)))
+    return first.area + second.area - 2 * common
+
+
+def safe_stem(name: str) -> str:
+    """The stem of a file's name, fit for every file system and for a line of a txt."""
+    base = name.replace("\\", "/").rpartition("/")[2]
+    stem = base.rpartition(".")[0] or base
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._")[:_MAX_STEM] or "image"
+
+
+def _parse_range(text: str) -> tuple[str, float]:
+    """A media range and its quality; 0 where that is no number in [0, 1]."""
+    name, *parameters = (part.strip().lower() for part in text.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                quality = float(parameter[2:])
+            except ValueError:
+                quality = 0.0
+    return name, quality if 0 <= quality <= 1 else 0.0

@@ -1,0 +1,213 @@
+"""The HTTP service: routes, and how they hang together.
+
+`create_app` has no effect but to build: the model is given, and threads start with the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+
+from pipeline.version import VERSION
+from refiner.predictor import LoadedPredictor
+from service import openapi, pages
+from service.answers import MEDIA_TYPES, choose_media_type
+from service.forms import read_upload
+from service.gate import Gate
+from service.guard import Guard
+from service.metrics import Metrics
+from service.problems import Problem, problem_response
+from service.refinery import Refinery, Wish
+from service.schemas import Model, RefineAnswer, Status
+from service.settings import ServiceSettings
+
+REFINE = "/refine"
+
+
+def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI:
+    """Build the service.
+
+    Args:
+        settings: everything that can be set.
+        predictor: the network with its weights.
+
+    Returns:
+        The app. `app.state.gate` is its Gate: whoever runs the app drains it before the end.
+
+    Raises:
+        ValueError: the patch settings do not fit the weights.
+    """
+    patches = settings.patch_settings(predictor.config.patch_size, predictor.config.padding)
+    metrics, gate = Metrics(), Gate(settings)
+    metrics.watch("bpr_requests_in_process", "Requests let in", lambda: gate.in_process)
+    model = Model(
+        name=predictor.name,
+        weights_sha256=predictor.weights_sha256,
+        backend=predictor.backend,
+        bpr=VERSION,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        refinery = Refinery(predictor, model, patches, settings, metrics)
+        app.state.refinery = refinery
+        warming = asyncio.create_task(_warm_up(refinery, gate))
+        yield
+        gate.drain()
+        warming.cancel()
+        await asyncio.to_thread(refinery.close)
+
+    app = FastAPI(
+        title="bpr",
+        version=VERSION,
+        summary="Sharpens the boundaries of instance masks after the fact.",
+        description=openapi.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.gate = gate
+    app.add_middleware(
+        Guard, settings=settings, gate=gate, metrics=metrics, costly=frozenset({REFINE})
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["X-API-Key", "Authorization", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
+        )
+    _add_problem_handlers(app)
+    _add_refine(app, settings)
+    _add_operation(app, gate, metrics, model)
+    pages.add_routes(app)
+    openapi.complete(app, has_keys=bool(settings.api_keys))
+    return app
+
+
+async def _warm_up(refinery: Refinery, gate: Gate) -> None:
+    await refinery.warm_up()
+    gate.open()
+
+
+def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
+    @app.post(
+        REFINE,
+        summary="Refine the masks of one image",
+        description=openapi.REFINE_DESCRIPTION,
+        response_model=RefineAnswer,
+        responses=openapi.REFINE_RESPONSES,
+        openapi_extra=openapi.REFINE_BODY,
+        tags=["refine"],
+    )
+    async def refine(
+        request: Request,
+        patch_boxes: Annotated[
+            bool, Query(description="list the boxes of the patches in a json answer")
+        ] = False,
+    ) -> Response:
+        media_type = choose_media_type(request.headers.get("accept", "*/*"))
+        if media_type is None:
+            raise Problem(
+                HTTPStatus.NOT_ACCEPTABLE,
+                f"Accept: expected one of {', '.join(MEDIA_TYPES)}",
+                "not_acceptable",
+            )
+        upload = await read_upload(request, settings)
+        outcome = await app.state.refinery.refine(
+            upload, Wish(media_type, patch_boxes), request.state.patience
+        )
+        request.state.log = {
+            "instances": outcome.instances,
+            "patches": outcome.patches,
+            **{f"{stage}_s": round(value, 4) for stage, value in outcome.timings.items()},
+        }
+        stages = (f"{stage};dur={value * 1000:.1f}" for stage, value in outcome.timings.items())
+        headers = {"Server-Timing": ", ".join(stages), "Vary": "Accept"}
+        return Response(outcome.content, media_type=media_type, headers=headers)
+
+
+def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics, model: Model) -> None:
+    @app.get("/healthz", summary="Whether the process lives", tags=["operation"])
+    @app.get("/v2/health/live", summary="The same, as KServe asks", tags=["operation"])
+    async def live() -> Status:
+        return Status(status=gate.status)
+
+    @app.get(
+        "/readyz",
+        summary="Whether requests are taken: the model is warm, nothing is shutting down",
+        responses=openapi.NOT_READY,
+        tags=["operation"],
+    )
+    @app.get(
+        "/v2/health/ready",
+        summary="The same, as KServe asks",
+        responses=openapi.NOT_READY,
+        tags=["operation"],
+    )
+    async def ready() -> Status:
+        gate.check_ready()
+        return Status(status="ok")
+
+    @app.get(
+        "/v2/models/{name}/ready",
+        summary="Whether a model is ready, as KServe asks",
+        responses={**openapi.NOT_READY, **openapi.NOT_FOUND},
+        tags=["operation"],
+    )
+    async def model_ready(name: str) -> Status:
+        if name != model.name:
+            raise Problem(
+                HTTPStatus.NOT_FOUND, f"expected the model {model.name}, got another", "model"
+            )
+        gate.check_ready()
+        return Status(status="ok")
+
+    @app.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        tags=["operation"],
+    )
+    async def read_metrics() -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_problem_handlers(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> Response:
+        request.scope["state"]["reason"] = error.reason
+        return problem_response(error.status_code, error.detail, request.scope, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_exception(request: Request, error: HTTPException) -> Response:
+        detail = _HTTP_WORDS.get(error.status_code, str(error.detail))
+        return problem_response(error.status_code, detail, request.scope, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        request.scope["state"]["reason"] = "content"
+        return problem_response(422, _in_words(error.errors()), request.scope)
+
+
+_HTTP_WORDS = {
+    404: "There is nothing at this address. GET /docs lists what there is.",
+    405: "This address takes another method: see the header Allow, or GET /docs.",
+}
+
+
+def _in_words(errors: Any) -> str:
+    first = errors[0]
+    name = ".".join(str(part) for part in first["loc"][1:])
+    message: str = first["msg"]
+    return f"{name}: {message[0].lower()}{message[1:]}"

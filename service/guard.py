@@ -1,0 +1,257 @@
+"""What stands before every route: request ids, headers, the gate, body limit, deadlines, log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection, Mapping, MutableMapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.gate import Gate, body_too_large
+from service.inputs import Patience
+from service.metrics import Metrics
+from service.problems import Problem, problem_response, unavailable
+from service.settings import ServiceSettings
+
+logger = logging.getLogger("service.requests")
+
+CLIENT_LEFT = 499  # as nginx counts answers that nobody waits for
+_LINGER_S = 2.0  # reading what a refused client still sends, so that it sees the answer
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SAFE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+class Guard:
+    """ASGI middleware around the app.
+
+    Args:
+        app: what is guarded.
+        settings: limits.
+        gate: lets requests to the costly routes in.
+        metrics: told of every answer.
+        costly: paths that go through the gate.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServiceSettings,
+        gate: Gate,
+        metrics: Metrics,
+        costly: Collection[str],
+    ) -> None:
+        self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
+        self._costly = costly
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens in it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send, self._gate)
+        try:
+            if scope["path"] in self._costly and scope["method"] == "POST":
+                await self._run_costly(scope, receive, exchange)
+            else:
+                await self._app(scope, receive, exchange.send)
+        except Problem as problem:
+            await exchange.refuse(problem)
+        except (ClientDisconnect, _ClientLeft):
+            exchange.status = CLIENT_LEFT
+        except MemoryError:
+            await exchange.refuse(unavailable("There is not enough memory just now.", "memory"))
+        except Exception:
+            logger.exception("a request failed", extra={"request_id": exchange.request_id})
+            await exchange.refuse(
+                Problem(
+                    HTTPStatus.INTERNAL_SERVER_ERROR,
+                    "The service has an error. Please report the request_id to its operator.",
+                    "error",
+                )
+            )
+        finally:
+            self._record(scope, exchange)
+
+    async def _run_costly(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        with contextlib.ExitStack() as stack:
+            headers = Headers(scope=scope)
+            try:
+                stack.enter_context(self._gate.enter(headers))
+            except Problem:
+                if "expect" not in headers:  # with it, the client waits for a word first
+                    await _discard(receive)
+                raise
+            patience = Patience(self._settings.request_timeout_s)
+            scope["state"]["patience"] = patience
+            body = _Body(receive, self._settings)
+            await self._run_while_wanted(scope, body, exchange, patience)
+
+    async def _run_while_wanted(
+        self, scope: Scope, body: _Body, exchange: _Exchange, patience: Patience
+    ) -> None:
+        """Run the app until it is done, its client is gone, or its time is up."""
+        work = asyncio.ensure_future(self._app(scope, body.receive, exchange.send))
+        watch = asyncio.ensure_future(body.wait_for_disconnect())
+        try:
+            await asyncio.wait(
+                {work, watch},
+                timeout=patience.remaining_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if work.done():
+                work.result()
+            elif watch.done():
+                raise _ClientLeft
+            else:
+                raise patience.problem()
+        finally:
+            for task in (work, watch):
+                task.cancel()
+            # threads that work for the request end before its place is given to another
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    def _record(self, scope: Scope, exchange: _Exchange) -> None:
+        seconds = time.perf_counter() - exchange.started
+        route = getattr(scope.get("route"), "path", None)
+        if route is None:
+            route = scope["path"] if scope["path"] in self._costly else "other"
+        self._metrics.requests.labels(route, str(exchange.status)).inc()
+        self._metrics.latency.labels(route).observe(seconds)
+        state = scope["state"]
+        reason = "client_left" if exchange.status == CLIENT_LEFT else state.get("reason")
+        if reason and route in self._costly:
+            self._metrics.rejections.labels(reason).inc()
+        level = logging.INFO if route in self._costly else logging.DEBUG
+        logger.log(
+            level,
+            "request",
+            extra={
+                "request_id": exchange.request_id,
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": exchange.status,
+                "seconds": round(seconds, 4),
+                **({"reason": reason} if reason else {}),
+                **state.get("log", {}),
+            },
+        )
+
+
+class _ClientLeft(Exception):
+    """Nobody waits for the answer."""
+
+
+class _Exchange:
+    """One request's answer on its way out."""
+
+    def __init__(self, scope: Scope, send: Send, gate: Gate) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        self.started = time.perf_counter()
+        self.status = CLIENT_LEFT  # until something was sent
+        self._scope, self._send, self._gate = scope, send, gate
+        self._has_begun = False
+        # of this request alone: what the server keeps there is shared by all
+        scope["state"] = {**scope.get("state", {}), "request_id": self.request_id}
+
+    async def send(self, message: Message) -> None:
+        """Pass an answer on, with the headers that all answers have."""
+        if message["type"] == "http.response.start":
+            self._has_begun = True
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            for name, value in _SAFE_HEADERS.items():
+                headers.setdefault(name, value)
+            headers.setdefault("Cache-Control", "no-store")
+            if self._gate.status == "draining":
+                headers["Connection"] = "close"
+        await self._send(message)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem, unless an answer has begun."""
+        self._scope["state"]["reason"] = problem.reason
+        if self._has_begun:
+            return
+        # the rest of the body is not read, so the connection cannot be used again
+        headers: Mapping[str, str] = {**(problem.headers or {}), "Connection": "close"}
+        response = problem_response(problem.status_code, problem.detail, self._scope, headers)
+        await response(self._scope, _nothing, self.send)
+
+
+class _Body:
+    """The body of a request as it comes in: not too large, not too slow."""
+
+    def __init__(self, receive: Receive, settings: ServiceSettings) -> None:
+        self._receive, self._limit = receive, settings.max_body_bytes
+        self._timeout_s = settings.upload_timeout_s
+        self._deadline = time.monotonic() + settings.upload_timeout_s
+        self._size = 0
+        self._is_complete = asyncio.Event()
+
+    async def receive(self) -> Message:
+        """The next piece.
+
+        Raises:
+            Problem: 413 too many bytes, whatever Content-Length said; 408 too slow.
+        """
+        if self._is_complete.is_set():
+            await asyncio.Event().wait()  # `wait_for_disconnect` ends the request
+        remaining = self._deadline - time.monotonic()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(remaining, 0))
+        except asyncio.TimeoutError:
+            raise Problem(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"body: expected all of it within {self._timeout_s:g} s, got a part",
+                "slow_upload",
+                {"Connection": "close"},
+            ) from None
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            if self._size > self._limit:
+                await _discard(self._receive)
+                raise body_too_large(self._limit)
+            if not message.get("more_body", False):
+                self._is_complete.set()
+        return message
+
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client has left after it sent everything."""
+        await self._is_complete.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what a client still sends, for a while: cut off in mid-sentence it sees no answer."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_read_to_end(receive), _LINGER_S)
+
+
+async def _read_to_end(receive: Receive) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+
+
+async def _nothing() -> MutableMapping[str, Any]:
+    raise AssertionError("a finished answer reads no body")

@@ -1,0 +1,271 @@
+"""Uploaded files as an image with its prediction, checked against the limits on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic_core
+from skimage.measure import regionprops
+
+from pipeline.batch.job import as_prediction, usual_size, words
+from pipeline.formats import coco
+from pipeline.formats.rle import short
+from pipeline.images import (
+    NamedFile,
+    TooManyPixels,
+    read_header,
+    read_image,
+    read_instance_map,
+    read_mask,
+)
+from pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array
+from service.problems import Problem, bad_request, too_large, unavailable, unusable, wrong_type
+from service.settings import ServiceSettings
+
+_IMAGE_FORMATS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WebP"}
+_MASK_FORMATS = {"PNG": "PNG"}
+
+
+@dataclass(frozen=True, eq=False)
+class Upload:
+    """The parts of a request: an image and one of the three kinds of masks."""
+
+    image: NamedFile
+    image_name: str  # as the caller has it
+    masks: tuple[NamedFile, ...] = ()
+    instance_map: NamedFile | None = None
+    instances: bytes | None = None  # json
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A request, read."""
+
+    image: UInt8Array  # (H, W, 3) RGB
+    prediction: Prediction  # records hold the caller's fields
+    notes: tuple[str, ...]
+    values: tuple[int, ...]  # of the instances in an instance map, 1 to 65535
+
+
+class Patience:
+    """How long a request may take, and whether somebody still waits for it.
+
+    Threads cannot be stopped: stages ask between two instances.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._seconds = seconds
+        self._is_over = False
+
+    @property
+    def remaining_s(self) -> float:
+        """Until the deadline; not negative."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    def give_up(self) -> None:
+        """Nobody waits any more."""
+        self._is_over = True
+
+    def check(self) -> None:
+        """Problem (503) if the request should stop here."""
+        if self._is_over or self.remaining_s == 0:
+            raise self.problem()
+
+    def problem(self) -> Problem:
+        """What a request is answered whose time is up."""
+        return unavailable(
+            f"The request took longer than {self._seconds:g} s. Send fewer instances or a "
+            "smaller image, or try again when there is less to do.",
+            "timeout",
+        )
+
+
+def read_inputs(upload: Upload, limits: ServiceSettings, patience: Patience) -> Inputs:
+    """Decode an image and its masks, by the rules of `bpr refine`.
+
+    Sizes are compared with the limits before anything of that size is decoded.
+
+    Raises:
+        Problem: 413 over a limit, 415 another type of file, 422 content that cannot be used,
+            400 json that is none, 503 out of time.
+    """
+    _check_header(upload.image, _IMAGE_FORMATS, limits)
+    try:
+        if upload.instances is not None:
+            return _read_coco(upload.image, upload.instances, limits, patience)
+        if upload.instance_map is not None:
+            return _read_map(upload.image, upload.instance_map, limits, patience)
+        return _read_masks(upload.image, upload.masks, limits, patience)
+    except ValueError as error:
+        raise unusable(str(error)) from None
+
+
+def _check_header(file: NamedFile, formats: Mapping[str, str], limits: ServiceSettings) -> Size:
+    """The stored size of an image file of the right type that is not too large."""
+    expected = " or ".join(dict.fromkeys(formats.values()))
+    try:
+        header = read_header(file)
+    except TooManyPixels:
+        raise too_large(
+            f"{file}: expected at most {limits.max_image_pixels} pixels, got far more",
+            "image_pixels",
+        ) from None
+    except ValueError:
+        raise wrong_type(f"{file}: expected a {expected} file, got something else") from None
+    if header.format not in formats:
+        raise wrong_type(f"{file}: expected a {expected} file, got {header.format}")
+    height, width = header.size
+    if height * width > limits.max_image_pixels:
+        raise too_large(
+            f"{file}: expected at most {limits.max_image_pixels} pixels, got {width} x {height} "
+            f"= {height * width}",
+            "image_pixels",
+        )
+    return header.size
+
+
+class _MaskBudget:
+    """Adds up the pixels of masks against the limit."""
+
+    def __init__(self, limits: ServiceSettings) -> None:
+        self._limit, self._sum = limits.max_mask_pixels, 0
+
+    def add(self, pixels: int) -> None:
+        self._sum += pixels
+        if self._sum > self._limit:
+            raise too_large(
+                f"masks: expected at most {self._limit} pixels of all masks together, got more",
+                "mask_pixels",
+            )
+
+
+def _check_count(count: int, limits: ServiceSettings) -> None:
+    if count > limits.max_instances:
+        raise too_large(
+            f"instances: expected at most {limits.max_instances} in a request, got {count}",
+            "instances",
+        )
+
+
+def _read_masks(
+    image: NamedFile, masks: Sequence[NamedFile], limits: ServiceSettings, patience: Patience
+) -> Inputs:
+    _check_count(len(masks), limits)
+    budget = _MaskBudget(limits)
+    for file in masks:
+        height, width = _check_header(file, _MASK_FORMATS, limits)
+        budget.add(height * width)
+    instances = []
+    for file in masks:
+        patience.check()
+        instances.append(Instance(Mask.from_array(read_mask(file)), 0, 1.0))
+    photograph = read_image(image, usual_size(instances))
+    prediction = as_prediction(photograph.pixels, instances, [str(file) for file in masks])
+    return Inputs(photograph.pixels, prediction, photograph.notes, _count_up(prediction))
+
+
+def _read_map(
+    image: NamedFile, file: NamedFile, limits: ServiceSettings, patience: Patience
+) -> Inputs:
+    _check_header(file, _MASK_FORMATS, limits)
+    values = read_instance_map(file)
+    size = (values.shape[0], values.shape[1])
+    photograph = read_image(image, size)
+    if photograph.pixels.shape[:2] != size:
+        actual = words((photograph.pixels.shape[0], photograph.pixels.shape[1]))
+        raise unusable(f"{file}: expected the size of the image, {actual}, got {words(size)}")
+    regions = regionprops(values)  # type: ignore[no-untyped-call]
+    _check_count(len(regions), limits)
+    budget = _MaskBudget(limits)
+    instances = []
+    for region in regions:
+        patience.check()
+        y0, x0, y1, x1 = region.bbox
+        budget.add((y1 - y0) * (x1 - x0))
+        mask = Mask(np.asarray(region.image, np.bool_), (x0, y0, x1, y1), size)
+        instances.append(Instance(mask, 0, 1.0, {"value": int(region.label)}))
+    prediction = Prediction(size, tuple(instances))
+    labels = tuple(int(region.label) for region in regions)
+    return Inputs(photograph.pixels, prediction, photograph.notes, labels)
+
+
+def _read_coco(
+    image: NamedFile, content: bytes, limits: ServiceSettings, patience: Patience
+) -> Inputs:
+    records = _parse_records(content, limits)
+    photograph = read_image(image, _claimed_size(records))
+    size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
+    by_image: dict[coco.ImageId, tuple[int, ...]] = {k: (k,) for k in range(len(records))}
+    results = coco.CocoResults(Path("instances"), records, by_image, {})
+    budget = _MaskBudget(limits)
+    instances: list[Instance] = []
+    for index in by_image:
+        patience.check()
+        (instance,) = coco.read_prediction(results, index, size).instances
+        budget.add(instance.mask.bitmap.size)
+        instances.append(instance)
+    prediction = Prediction(size, tuple(instances))
+    return Inputs(photograph.pixels, prediction, photograph.notes, _count_up(prediction))
+
+
+def _parse_records(content: bytes, limits: ServiceSettings) -> tuple[Mapping[str, Any], ...]:
+    if len(content) > limits.max_json_bytes:
+        raise too_large(
+            f"instances: expected at most {limits.max_json_bytes} bytes, got {len(content)}",
+            "json_bytes",
+        )
+    try:
+        # stops at nesting that no COCO json has; Python's own parser takes NaN
+        records = pydantic_core.from_json(content, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise bad_request(f"instances: expected json, got: {error}") from None
+    if not isinstance(records, list):
+        raise unusable("instances: expected a json list of COCO instances, got something else")
+    _check_count(len(records), limits)
+    image_ids = set()
+    for index, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise unusable(
+                f"instances, entry {index}: expected an object with a segmentation, "
+                f"got {short(record)}"
+            )
+        _check_echo(record, index)
+        image_ids.add(short(record.get("image_id")))
+    if len(image_ids) > 1:
+        raise unusable(
+            "instances: expected the instances of one image, got image_id "
+            + " and ".join(sorted(image_ids)[:2])
+        )
+    return tuple(records)
+
+
+def _check_echo(record: Mapping[str, Any], index: int) -> None:
+    """The answer repeats the caller's fields: they must be json again."""
+    try:
+        json.dumps({k: v for k, v in record.items() if k != "segmentation"}, allow_nan=False)
+    except ValueError:  # 1e999 is read as infinity
+        raise unusable(
+            f"instances, entry {index}: expected finite numbers, got one out of range"
+        ) from None
+
+
+def _count_up(prediction: Prediction) -> tuple[int, ...]:
+    return tuple(range(1, len(prediction.instances) + 1))
+
+
+def _claimed_size(records: Sequence[Mapping[str, Any]]) -> Size | None:
+    """The size that the first RLE names; it decides about the EXIF orientation only."""
+    for record in records:
+        segmentation = record.get("segmentation")
+        if isinstance(segmentation, dict):
+            match segmentation.get("size"):
+                case [int(height), int(width)]:
+                    return height, width
+    return None

@@ -1,0 +1,148 @@
+"""What the OpenAPI document says beyond what the types say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.problems import MEDIA_TYPE
+from service.schemas import CocoInstance, ProblemDetails
+
+DESCRIPTION = """\
+Masks of any detector go in; the same instances come out, in the same order, with boundaries that
+follow the object. The masks are those that `bpr refine` writes.
+
+Errors are `application/problem+json` (RFC 9457) and say in words what to do.
+"""
+
+REFINE_DESCRIPTION = """\
+Send `image` and exactly one of `masks`, `instance_map` and `instances`.
+
+    curl -F image=@photo.jpg -F masks=@cup.png -F masks=@spoon.png SERVICE/refine
+    curl -F image=@photo.jpg -F instance_map=@map.png -H 'Accept: image/png' SERVICE/refine
+    curl -F image=@photo.jpg -F instances=@results.json SERVICE/refine
+
+`Accept` chooses the answer: `application/json` (default), `application/zip` (a Cityscapes
+prediction: `<image>_pred.txt` and a PNG per instance) or `image/png` (an instance map; where masks
+overlap, the one with the higher score is seen).
+"""
+
+_FILE = {"type": "string", "format": "binary"}
+
+REFINE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {**_FILE, "description": "PNG, JPEG or WebP"},
+                        "masks": {
+                            "type": "array",
+                            "items": _FILE,
+                            "minItems": 1,
+                            "description": "binary PNGs of the image's size, one per instance: "
+                            "every pixel that is not zero is the object",
+                        },
+                        "instance_map": {
+                            **_FILE,
+                            "description": "one 8-bit or 16-bit PNG: each value but 0 is an "
+                            "instance",
+                        },
+                        "instances": {
+                            "type": "array",
+                            "items": {"$ref": "#/components/schemas/CocoInstance"},
+                            "description": "a json file: COCO instances of this image",
+                        },
+                    },
+                    "additionalProperties": False,
+                    "oneOf": [
+                        {"required": ["masks"]},
+                        {"required": ["instance_map"]},
+                        {"required": ["instances"]},
+                    ],
+                },
+                "encoding": {
+                    "image": {"contentType": "image/png, image/jpeg, image/webp"},
+                    "masks": {"contentType": "image/png"},
+                    "instance_map": {"contentType": "image/png"},
+                    "instances": {"contentType": "application/json"},
+                },
+            }
+        },
+    }
+}
+
+
+def _problem(description: str, **headers: str) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "description": description,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+    }
+    if headers:
+        described["headers"] = {
+            name.replace("_", "-"): {"description": text, "schema": {"type": "string"}}
+            for name, text in headers.items()
+        }
+    return described
+
+
+_RETRY = "seconds to wait before another try"
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: _problem("The model is loading, or the service is shutting down", Retry_After=_RETRY)
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: _problem("There is no such model")}
+REFINE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The refined masks",
+        "headers": {
+            "Server-Timing": {
+                "description": "milliseconds spent in each stage",
+                "schema": {"type": "string"},
+            }
+        },
+        "content": {
+            "application/zip": {"schema": _FILE},
+            "image/png": {"schema": _FILE},
+        },
+    },
+    400: _problem("The request cannot be read: parts missing, unknown or repeated, no json"),
+    401: _problem("No API key, or a wrong one, where the service wants one"),
+    406: _problem("Accept takes none of the types that there are"),
+    408: _problem("The body came too slowly"),
+    413: _problem("More bytes, pixels, instances or patches than the service takes"),
+    415: _problem("A part, or the body, is of another type than expected"),
+    422: _problem("Files that cannot be used: damaged, of another size, an RLE that lies"),
+    429: _problem("All places are taken", Retry_After=_RETRY),
+    503: _problem("Loading, shutting down, or the request took too long", Retry_After=_RETRY),
+}
+
+
+def complete(app: FastAPI, has_keys: bool) -> None:
+    """Add the schemas that only `REFINE_BODY` and problems refer to, and the API key."""
+    generate = app.openapi
+
+    def completed() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            components = document.setdefault("components", {})
+            schemas = components.setdefault("schemas", {})
+            for model in (CocoInstance, ProblemDetails):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+            for name in ("HTTPValidationError", "ValidationError"):  # ours are problems
+                schemas.pop(name, None)
+            if has_keys:
+                components["securitySchemes"] = {
+                    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                }
+                document["paths"]["/refine"]["post"]["security"] = [{"key": []}, {"bearer": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = completed  # type: ignore[method-assign]

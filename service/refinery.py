@@ -1,0 +1,209 @@
+"""One request, stage by stage: threads decode and encode, the batcher runs the network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from pipeline.instance import Prediction
+from pipeline.predictor import MaskPredictor
+from pipeline.refine import Plan, merge, plan
+from pipeline.settings import PatchSettings
+from service.answers import (
+    JSON,
+    ZIP,
+    Refined,
+    describe_instances,
+    encode_instance_map,
+    encode_zip,
+)
+from service.batching import Batcher, Closed, NetworkFailed
+from service.inputs import Inputs, Patience, Upload, read_inputs
+from service.metrics import Metrics
+from service.problems import draining, too_large, unavailable
+from service.schemas import Model
+from service.settings import ServiceSettings
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the caller wants the answer."""
+
+    media_type: str
+    patch_boxes: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished answer."""
+
+    content: bytes
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    instances: int = 0
+    patches: int = 0
+
+
+class Refinery:
+    """Refines uploads.
+
+    Args:
+        predictor: the network.
+        model: what answers say about it.
+        patches: how patches are cut.
+        settings: limits and sizes.
+        metrics: told what was done.
+    """
+
+    def __init__(
+        self,
+        predictor: MaskPredictor,
+        model: Model,
+        patches: PatchSettings,
+        settings: ServiceSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.model = model
+        self.is_warm = False
+        self._predictor, self._patches, self._settings = predictor, patches, settings
+        self._metrics = metrics
+        cv2.setNumThreads(1)  # requests run beside each other already
+        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="stage")
+        self._batcher = Batcher(
+            predictor, settings.batch_size, settings.batch_wait_s, self._count_batch
+        )
+        metrics.watch(
+            "bpr_queued_patches", "Patches that wait for a batch",
+            lambda: self._batcher.queued_patches,
+        )  # fmt: skip
+
+    async def warm_up(self) -> None:
+        """Run one full batch: the first is slow, and shows whether the network works at all."""
+        side = self._predictor.input_size
+        batch = np.zeros((self._settings.batch_size, side, side, 4), np.uint8)
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._predictor, batch)
+        self.is_warm = True
+
+    def close(self) -> None:
+        """End the threads; requests on their way get a problem."""
+        self.is_warm = False
+        self._batcher.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def refine(self, upload: Upload, wish: Wish, patience: Patience) -> Outcome:
+        """Refine an upload.
+
+        Cancelling stops it after the instance or the batch it is at; it returns when no thread
+        works for it any more.
+
+        Raises:
+            Problem: see `read_inputs`; 413 too many patches; 503 out of time or the network
+                failed.
+        """
+        timings: dict[str, float] = {}
+        started = time.perf_counter()
+        inputs = await self._in_thread(patience, read_inputs, upload, self._settings, patience)
+        timings["decode"] = time.perf_counter() - started
+        started = time.perf_counter()
+        planned = await self._in_thread(patience, self._plan, inputs, patience)
+        timings["plan"] = time.perf_counter() - started
+        submitted = self._batcher.submit(planned)
+        num_patches = planned.num_patches
+        del planned
+        try:
+            predicted = await asyncio.wait_for(asyncio.wrap_future(submitted), patience.remaining_s)
+        except asyncio.TimeoutError:
+            raise patience.problem() from None
+        except NetworkFailed:
+            raise unavailable(
+                "The network failed on these patches. Try again; the operator's log says why.",
+                "network_failed",
+            ) from None
+        except Closed:
+            raise draining() from None
+        timings["queue"], timings["network"] = predicted.queue_s, predicted.network_s
+        started = time.perf_counter()
+        merged = await self._in_thread(patience, merge, predicted.answer)
+        timings["merge"] = time.perf_counter() - started
+        refined = Refined(inputs.prediction, merged, predicted.answer.boxes)
+        content = await self._in_thread(
+            patience, self._encode, inputs, refined, wish, upload.image_name, timings
+        )
+        for stage, seconds in timings.items():
+            self._metrics.observe_stage(stage, seconds)
+        self._metrics.instances.inc(len(merged.instances))
+        return Outcome(content, timings, len(merged.instances), num_patches)
+
+    async def _in_thread(
+        self, patience: Patience, function: Callable[..., Result], *arguments: Any
+    ) -> Result:
+        """Run a stage in the pool. When cancelled, ask it to stop and wait until it has."""
+        future = self._pool.submit(function, *arguments)
+        wrapped = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(wrapped)
+        except asyncio.CancelledError:
+            patience.give_up()
+            if not future.cancel():
+                await asyncio.wait([wrapped])
+            raise
+
+    def _plan(self, inputs: Inputs, patience: Patience) -> Plan:
+        """As `plan`, an instance at a time: a request over its limits stops in between."""
+        boxes, total = [], 0
+        for instance in inputs.prediction.instances:
+            patience.check()
+            alone = Prediction(inputs.prediction.size, (instance,))
+            (own,) = plan(inputs.image, alone, self._patches).boxes
+            boxes.append(own)
+            total += len(own)
+            if total > self._settings.max_patches:
+                raise too_large(
+                    f"instances: expected boundaries that at most {self._settings.max_patches} "
+                    "patches cover, got longer ones. Send fewer instances at once.",
+                    "patches",
+                )
+        return Plan(inputs.image, inputs.prediction, tuple(boxes), self._patches)
+
+    def _encode(
+        self,
+        inputs: Inputs,
+        refined: Refined,
+        wish: Wish,
+        image_name: str,
+        timings: dict[str, float],
+    ) -> bytes:
+        started = time.perf_counter()
+        if wish.media_type == JSON:
+            instances = describe_instances(refined, wish.patch_boxes)
+            timings["encode"] = time.perf_counter() - started
+            height, width = refined.after.size
+            answer = {
+                "image": {"height": height, "width": width},
+                "instances": instances,
+                "patches": sum(len(boxes) for boxes in refined.boxes),
+                "changed_pixels": sum(item["changed_pixels"] for item in instances),
+                "notes": list(inputs.notes),
+                "timings": {stage: round(seconds, 6) for stage, seconds in timings.items()},
+                "model": self.model.model_dump(),
+            }
+            return json.dumps(answer, allow_nan=False).encode("ascii")
+        if wish.media_type == ZIP:
+            content = encode_zip(refined.after, image_name)
+        else:
+            content = encode_instance_map(refined.after, inputs.values)
+        timings["encode"] = time.perf_counter() - started
+        return content
+
+    def _count_batch(self, patches: int) -> None:
+        self._metrics.patches.inc(patches)
+        self._metrics.batch_fill.observe(patches / self._settings.batch_size)

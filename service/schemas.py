@@ -1,0 +1,148 @@
+"""What goes over the wire, as types: the OpenAPI document is made from these."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_RLE_EXAMPLE: dict[str, Any] = {"size": [4, 6], "counts": "5220007"}
+
+
+class Rle(BaseModel):
+    """A mask as COCO's compressed run-length code, column by column."""
+
+    size: tuple[int, int] = Field(description="height and width of the image in pixels")
+    counts: str = Field(description="runs of 0 and 1 in turn, as pycocotools writes them")
+
+
+class CocoInstance(BaseModel):
+    """One instance in the part `instances`: a COCO result. Further fields are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    segmentation: Rle | list[list[float]] = Field(
+        description="RLE (counts as text or a list of ints), or polygons [x0, y0, x1, y1, ...]"
+    )
+    category_id: int = Field(0, description="kept as it is")
+    score: float = Field(1.0, description="kept as it is; decides which mask lies on top in a PNG")
+
+
+class RefinedInstance(BaseModel):
+    """An instance with its refined mask. Fields that came with it are here as they came."""
+
+    model_config = ConfigDict(extra="allow")
+
+    segmentation: Rle
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels")
+    area: int = Field(description="pixels of the refined mask")
+    changed_pixels: int = Field(description="pixels in which it differs from the coarse mask")
+    patches: int = Field(description="boundary patches that were redrawn")
+    patch_boxes: list[tuple[int, int, int, int]] | None = Field(
+        None, description="x0, y0, x1, y1, end exclusive; only with ?patch_boxes=true"
+    )
+
+
+class Timings(BaseModel):
+    """Seconds spent in each stage."""
+
+    decode: float = Field(description="reading the image and the masks")
+    plan: float = Field(description="choosing patches")
+    queue: float = Field(description="waiting for the network")
+    network: float = Field(description="from its first batch to its last, other requests between")
+    merge: float = Field(description="putting patches back")
+    encode: float = Field(description="writing masks as the answer has them")
+
+
+class Model(BaseModel):
+    """What refined the masks."""
+
+    name: str
+    weights_sha256: str
+    backend: str
+    bpr: str = Field(description="version of this software")
+
+
+class ImageSize(BaseModel):
+    """Of the image after its EXIF orientation is applied, in pixels."""
+
+    height: int
+    width: int
+
+
+_ANSWER_EXAMPLE: dict[str, Any] = {
+    "image": {"height": 4, "width": 6},
+    "instances": [
+        {
+            "category_id": 26,
+            "score": 0.9,
+            "segmentation": _RLE_EXAMPLE,
+            "bbox": [1, 1, 3, 2],
+            "area": 6,
+            "changed_pixels": 1,
+            "patches": 2,
+        }
+    ],
+    "patches": 2,
+    "changed_pixels": 1,
+    "notes": [],
+    "timings": {
+        "decode": 0.002,
+        "plan": 0.001,
+        "queue": 0.005,
+        "network": 0.021,
+        "merge": 0.001,
+        "encode": 0.001,
+    },
+    "model": {
+        "name": "hrnet18s",
+        "weights_sha256": "0" * 64,
+        "backend": "openvino",
+        "bpr": "0.1.0",
+    },
+}
+
+
+class RefineAnswer(BaseModel):
+    """The same instances in the same order, with refined masks."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ANSWER_EXAMPLE]})
+
+    image: ImageSize
+    instances: list[RefinedInstance]
+    patches: int = Field(description="of all instances")
+    changed_pixels: int = Field(description="of all instances")
+    notes: list[str] = Field(description="what had to be done to read the image, in words")
+    timings: Timings
+    model: Model
+
+
+class ProblemDetails(BaseModel):
+    """An error in words (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Entity",
+                    "status": 422,
+                    "detail": "masks[1] (cup.png): expected a mask of the size of its image, "
+                    "640 x 480 pixels, got 480 x 640 pixels",
+                    "request_id": "5f0c1d7a9b3e4c60",
+                }
+            ]
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str = Field(description="the same as in the header X-Request-ID and in the log")
+
+
+class Status(BaseModel):
+    """Whether the service lives or can take requests."""
+
+    status: Literal["ok", "loading", "draining"]

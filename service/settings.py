@@ -1,0 +1,197 @@
+"""Everything about the service that can be set: one field, one fact.
+
+A field is a flag of `bpr serve` (--max-requests), a variable (BPR_MAX_REQUESTS) and a line of
+the TOML file that --config or BPR_CONFIG names (max_requests = 16). Flags go before variables,
+variables before the file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from pipeline.refine import DEFAULT_BATCH_SIZE
+from pipeline.settings import PatchSettings
+from refiner.checkpoints import DEFAULT_WEIGHTS
+
+ENV_PREFIX = "BPR_"
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+
+MB = 2**20
+_CPUS = os.cpu_count() or 1
+
+
+class ServiceSettings(BaseSettings):
+    """How the service listens, refines, and protects itself."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, validate_default=True
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+
+    weights: str = Field(
+        DEFAULT_WEIGHTS,
+        description="shipped weights by name, a .safetensors of ours, or a published .pth",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
+    backend: Literal["auto", "torch", "openvino"] = Field("auto", description="what runs it")
+    patch_size: int | Literal["auto"] | None = Field(
+        None,
+        description="side of the patches in image pixels, even; auto follows the size of the "
+        "object; unset: what the weights were made for",
+    )
+    padding: int | None = Field(
+        None, description="context around a patch, pixels; unset: what the weights were made for"
+    )
+    nms_iou: float = Field(
+        PatchSettings.nms_iou, description="patches that overlap by this much or more are thinned"
+    )
+    compat: bool = Field(False, description="cut and merge patches exactly as the reference does")
+    batch_size: int = Field(DEFAULT_BATCH_SIZE, gt=0, le=4096, description="patches at once")
+    batch_wait_s: float = Field(
+        0.005, ge=0, le=1, description="how long a batch that is not full waits for others"
+    )
+    workers: int = Field(
+        min(_CPUS, 4),
+        gt=0,
+        le=256,
+        description="threads that decode images, choose patches, merge and encode",
+    )
+
+    max_requests: int = Field(
+        16, gt=0, description="requests in the process, queue included; more are answered 429"
+    )
+    max_body_bytes: int = Field(64 * MB, gt=0, description="bytes of a request's body")
+    max_json_bytes: int = Field(8 * MB, gt=0, description="bytes of the part `instances`")
+    max_image_pixels: int = Field(
+        40_000_000,
+        gt=0,
+        le=170_000_000,  # about where Pillow itself refuses
+        description="width x height of an image, read before it is decoded",
+    )
+    max_instances: int = Field(
+        1000, gt=0, le=65535, description="instances of a request; a PNG holds no more"
+    )
+    max_mask_pixels: int = Field(
+        256_000_000,
+        gt=0,
+        description="pixels of all masks together: of whole PNGs, of the windows of other masks",
+    )
+    max_patches: int = Field(10_000, gt=0, description="patches of a request")
+    upload_timeout_s: float = Field(
+        30, gt=0, description="for a client to send its headers, and then its body"
+    )
+    request_timeout_s: float = Field(
+        120, gt=0, description="for a request, from its first byte to the answer's last one"
+    )
+    drain_timeout_s: float = Field(
+        120, ge=0, description="for requests in the process to finish after SIGTERM"
+    )
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that open the API, with commas between; none: it is open"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins of other sites' pages that may call the API, with commas between"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severity that is logged"
+    )
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not origin.startswith(("http://", "https://")):
+                raise ValueError(f"expected origins like https://example.org, got {origin}")
+        return origins
+
+    @model_validator(mode="after")
+    def _check_patches(self) -> ServiceSettings:
+        self.patch_settings(64, 0)
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, variables, then the file, where `load_settings` has named one."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def patch_settings(self, patch_size: int | None, padding: int) -> PatchSettings:
+        """How patches are cut; what the weights were made for where nothing is set."""
+        if self.patch_size is not None:
+            patch_size = None if self.patch_size == "auto" else self.patch_size
+        if self.padding is not None:
+            padding = self.padding
+        return PatchSettings(patch_size, padding, self.nms_iou, self.compat)
+
+    def lines(self) -> list[str]:
+        """`name = value` for every field, keys of the API left out."""
+        shown = {name: getattr(self, name) for name in type(self).model_fields}
+        if self.api_keys:
+            shown["api_keys"] = f"{len(self.api_keys)}, not shown"
+        return [f"{name} = {value}" for name, value in shown.items()]
+
+
+def load_settings(given: dict[str, Any], config: Path | None = None) -> ServiceSettings:
+    """Read settings from all sources.
+
+    Args:
+        given: flags, by field name; text is converted.
+        config: TOML file; the one that BPR_CONFIG names, if that is set, where it is None.
+
+    Raises:
+        ValueError: a value is wrong, a name unknown, or the file not readable; one line says which.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    if config is None and named:
+        config = Path(named)
+    if config is not None and not config.is_file():
+        raise ValueError(f"{config}: expected a TOML file with settings, found no file")
+
+    class WithFile(ServiceSettings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return WithFile(**given)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(item) for item in error.errors())) from None
+    except ValueError as error:  # TOML that is none
+        raise ValueError(f"{config}: expected TOML, got: {error}") from None
+
+
+def _sentence(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"] if part not in ("int", "literal['auto']"))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{name}: expected the name of a setting, got an unknown one"
+    if not name:
+        return str(message)
+    if "key" in name:
+        return f"{name}: {message}"  # never the value
+    return f"{name}: {message[0].lower()}{message[1:]}, got {error['input']!r}"

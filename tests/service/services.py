@@ -1,0 +1,122 @@
+"""Services that run: in this process for speed, or as `bpr serve` for what processes do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from refiner.predictor import LoadedPredictor
+from service.app import create_app
+from service.server import DrainingServer, listen
+from service.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[2]
+START_S = 120  # torch takes its time to load on a busy machine
+
+
+class Service:
+    """A service under test, and a client of it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=60)
+
+    def refine(self, parts, accept="application/json", **options):
+        """POST /refine with a list of (name, (file name, content[, type])) parts."""
+        return self.client.post("/refine", files=parts, headers={"Accept": accept}, **options)
+
+    def metric(self, line: str) -> float:
+        """The value of a line of /metrics, 0 where it is not there yet."""
+        for row in self.client.get("/metrics").text.splitlines():
+            name, _, value = row.rpartition(" ")
+            if name == line:
+                return float(value)
+        return 0.0
+
+    def wait_until_ready(self) -> None:
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                if self.client.get("/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < until, "the service did not get ready"
+            time.sleep(0.02)
+
+
+@contextmanager
+def running(predictor: LoadedPredictor, **settings) -> Iterator[Service]:
+    """The app behind a real uvicorn in a thread of this process."""
+    chosen = ServiceSettings(**settings)
+    listener = listen("127.0.0.1", 0)
+    server = DrainingServer(create_app(chosen, predictor), chosen)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.client.close()
+        server.should_exit = True
+        thread.join(60)
+        listener.close()
+        assert not thread.is_alive()
+
+
+class Process(Service):
+    """`bpr serve` in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen, url: str, said: list[str]) -> None:
+        super().__init__(url)
+        self.process, self.said = process, said
+
+    def logged(self) -> list[dict]:
+        """The structured lines of its log so far."""
+        return [json.loads(line) for line in self.said if line.startswith("{")]
+
+
+@contextmanager
+def bpr_serve(*arguments: str, **variables: str) -> Iterator[Process]:
+    """Start `bpr serve` on a free port and wait until it is ready."""
+    command = [sys.executable, "-m", "scripts.main", "serve", "--port", "0", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    said: list[str] = []
+    listening = threading.Event()
+
+    def read() -> None:
+        for line in process.stderr:
+            said.append(line.rstrip("\n"))
+            if '"listening"' in line:
+                listening.set()
+        listening.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert listening.wait(START_S), said
+        assert process.poll() is None, said
+        url = next(json.loads(line)["url"] for line in said if '"listening"' in line)
+        service = Process(process, url, said)
+        service.wait_until_ready()
+        yield service
+        service.client.close()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(60)
+        reader.join()
+        process.stderr.close()
