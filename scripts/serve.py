@@ -42,16 +42,18 @@ def run(arguments: argparse.Namespace) -> int:
     from refiner.predictor import load_predictor
     from service.app import create_app
     from service.logs import start_logging
-    from service.server import serve
+    from service.server import listen, serve
     from service.settings import ServiceSettings, load_settings
 
     given = {k: v for k, v in vars(arguments).items() if k in ServiceSettings.model_fields}
     config: Path | None = arguments.config
     settings = load_settings(given, config)
     print("\n".join(settings.lines()), file=sys.stderr)
-    start_logging(settings.log_level)
-    app = create_app(settings, load_predictor(settings.weights, settings.device, settings.backend))
-    serve(app, settings)
+    with listen(settings.host, settings.port) as listener:  # before seconds of loading
+        predictor = load_predictor(settings.weights, settings.device, settings.backend)
+        app = create_app(settings, predictor)
+        start_logging(settings.log_level)
+        serve(app, listener, settings)
     return 0
 
 

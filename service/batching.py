@@ -93,9 +93,9 @@ class Batcher:
 
     @property
     def queued_patches(self) -> int:
-        """Patches that no batch holds yet."""
+        """Patches that somebody waits for and no batch holds yet."""
         with self._changed:
-            return sum(waiting.pending.uncut for waiting in self._line)
+            return sum(w.pending.uncut for w in self._line if not w.future.done())
 
     def close(self) -> None:
         """Stop after the current batch; who still waits gets Closed."""
@@ -133,14 +133,14 @@ class Batcher:
                 if waiting.pending.is_complete:
                     _settle(waiting.future, _predicted(waiting))
         with self._changed:
+            # who got nothing is first next time; if all got something, another one is first
+            served = len(members) if len(members) < len(line) else 1
+            self._line.rotate(-served)
             self._line = deque(waiting for waiting in self._line if not waiting.future.done())
         return True
 
     def _wait_for_work(self) -> list[_Waiting] | None:
-        """The line, once a batch is full or the first in line has waited enough; None at the end.
-
-        The line turns by one: another request is first next time.
-        """
+        """The line, once a batch is full or someone has waited enough; None at the end."""
         with self._changed:
             while True:
                 self._line = deque(w for w in self._line if not w.future.done())
@@ -153,9 +153,7 @@ class Batcher:
                 oldest = min(waiting.arrived for waiting in self._line)
                 remaining = oldest + self._wait_s - time.perf_counter()
                 if patches >= self._batch_size or remaining <= 0:
-                    line = list(self._line)
-                    self._line.rotate(-1)
-                    return line
+                    return list(self._line)
                 self._changed.wait(remaining)
 
 

@@ -63,21 +63,20 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(app: FastAPI, settings: ServiceSettings) -> None:
-    """Run an app of `create_app` until SIGTERM or SIGINT.
-
-    Raises:
-        OSError: the port is taken or the address not ours.
-    """
-    with listen(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        logger.info("listening", extra={"url": f"http://{shown}:{port}"})
-        DrainingServer(app, settings).run([listener])
+def serve(app: FastAPI, listener: socket.socket, settings: ServiceSettings) -> None:
+    """Run an app of `create_app` until SIGTERM or SIGINT."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    logger.info("listening", extra={"url": f"http://{shown}:{port}"})
+    DrainingServer(app, settings).run([listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address. uvicorn's own way ends the process where that fails."""
+    """A socket at an address. uvicorn's own way ends the process where that fails.
+
+    Raises:
+        OSError: the port is taken or the address not ours; it names both.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)

@@ -55,8 +55,8 @@ class Service:
 
 
 @contextmanager
-def running(predictor: LoadedPredictor, **settings) -> Iterator[Service]:
-    """The app behind a real uvicorn in a thread of this process."""
+def running(predictor: LoadedPredictor, wait: bool = True, **settings) -> Iterator[Service]:
+    """The app behind a real uvicorn in a thread of this process; ready, unless not waited for."""
     chosen = ServiceSettings(**settings)
     listener = listen("127.0.0.1", 0)
     server = DrainingServer(create_app(chosen, predictor), chosen)
@@ -64,7 +64,8 @@ def running(predictor: LoadedPredictor, **settings) -> Iterator[Service]:
     thread.start()
     service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}")
     try:
-        service.wait_until_ready()
+        if wait:
+            service.wait_until_ready()
         yield service
     finally:
         service.client.close()

@@ -115,14 +115,13 @@ class TestWhatGoesIn:
             for got, want in zip(arrays(service.refine(parts).json()), expected, strict=True):
                 np.testing.assert_array_equal(got, want)
 
-    def test_every_value_but_0_of_a_map_is_an_instance(self, service, scene, predictor):
+    def test_every_value_but_0_of_a_map_is_an_instance(self, service, scene):
         answer = service.refine(scene.map_parts).json()
         assert [item["value"] for item in answer["instances"]] == [7, 255, 300]
         masks = [scene.map_values == value for value in (7, 255, 300)]
         # the same visible parts as mask files
-        parts = [scene.image_part]
-        for mask in masks:
-            parts.append(("masks", ("m.png", encode_png(mask.astype(np.uint8)))))
+        files = [encode_png(mask.astype(np.uint8)) for mask in masks]
+        parts = [scene.image_part, *(("masks", ("m.png", file)) for file in files)]
         same = service.refine(parts).json()
         for got, want in zip(arrays(answer), arrays(same), strict=True):
             np.testing.assert_array_equal(got, want)
