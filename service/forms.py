@@ -1,14 +1,15 @@
-"""A multipart request as an upload: which parts there are and what they are called."""
+"""The parts of a request as an upload: which there are and what they are called."""
 
 from __future__ import annotations
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from collections.abc import Sequence
+
 from starlette.requests import Request
 
 from pipeline.images import NamedFile
 from service.inputs import Upload
-from service.problems import Problem, bad_request, too_large, wrong_type
+from service.multipart import Part, read_parts
+from service.problems import bad_request, wrong_type
 from service.settings import ServiceSettings
 
 _KINDS = ("masks", "instance_map", "instances")
@@ -16,36 +17,24 @@ _LONGEST_NAME = 60
 
 
 async def read_upload(request: Request, settings: ServiceSettings) -> Upload:
-    """Read the parts of a request's body.
+    """Read the body of a request.
 
     Raises:
         Problem: 400 parts missing, unknown or repeated; 413 too many; 415 not multipart.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "multipart/form-data":
-        raise wrong_type(f"body: expected multipart/form-data, got {media_type or 'no type'}")
-    try:
-        # one file per mask, and the image; text is not needed beyond a small `instances`
-        form = request.form(max_files=settings.max_instances + 2, max_fields=len(_KINDS))
-        async with form as parts:
-            return await _sort(parts)
-    except Problem:
-        raise
-    except HTTPException as error:
-        raise _explain(error, settings) from None
+        raise wrong_type(
+            f"body: expected multipart/form-data, got {_plain(media_type) or 'no type'}"
+        )
+    # the image besides the masks, and one more: `read_inputs` says what there is too much of
+    parts = await read_parts(request.stream(), content_type, settings.max_instances + 2)
+    return _sort(parts)
 
 
-def _explain(error: HTTPException, settings: ServiceSettings) -> Problem:
-    """What Starlette says of a form, with the status that fits."""
-    if "Too many files" in error.detail:
-        return too_large(f"masks: expected at most {settings.max_instances} files", "instances")
-    if "exceeded maximum size" in error.detail:
-        return too_large("expected long parts as files (with a filename), got text", "json_bytes")
-    return bad_request(f"body: expected parts as in multipart/form-data, got: {error.detail}")
-
-
-async def _sort(parts: FormData) -> Upload:
-    names = {name for name, _ in parts.multi_items()}
+def _sort(parts: Sequence[Part]) -> Upload:
+    names = {part.name for part in parts}
     if unknown := names - {"image", *_KINDS}:
         raise bad_request(
             f"expected the parts image and one of {', '.join(_KINDS)}, got {_plain(min(unknown))!r}"
@@ -56,42 +45,29 @@ async def _sort(parts: FormData) -> Upload:
             f"expected exactly one of {', '.join(_KINDS)}, got {' and '.join(given) or 'none'}"
         )
     (kind,) = given
-    image, image_name = await _only_file(parts, "image")
+    part = _only(parts, "image")
+    image = _as_file(part, "image")
     if kind == "masks":
-        masks = [
-            await _read_file(part, f"masks[{index}]")
-            for index, part in enumerate(parts.getlist("masks"))
-        ]
-        return Upload(image, image_name, masks=tuple(masks))
+        masks = [part for part in parts if part.name == "masks"]
+        files = (_as_file(mask, f"masks[{index}]") for index, mask in enumerate(masks))
+        return Upload(image, part.file_name, masks=tuple(files))
+    other = _only(parts, kind)
     if kind == "instance_map":
-        instance_map, _ = await _only_file(parts, "instance_map")
-        return Upload(image, image_name, instance_map=instance_map)
-    return Upload(image, image_name, instances=await _read_json(parts))
+        return Upload(image, part.file_name, instance_map=_as_file(other, kind))
+    return Upload(image, part.file_name, instances=other.content)
 
 
-async def _only_file(parts: FormData, name: str) -> tuple[NamedFile, str]:
-    """The one file of a name, and what its sender calls it."""
-    files = parts.getlist(name)
-    if len(files) != 1:
-        raise bad_request(f"{name}: expected one file, got {len(files)}")
-    (part,) = files
-    file_name = (part.filename or "") if isinstance(part, UploadFile) else ""
-    return await _read_file(part, name), file_name
-
-
-async def _read_file(part: UploadFile | str, name: str) -> NamedFile:
-    if isinstance(part, str):
-        raise bad_request(f"{name}: expected a file (a part with a filename), got text")
-    shown = _plain(part.filename or "")
-    return NamedFile(await part.read(), f"{name} ({shown})" if shown else name)
-
-
-async def _read_json(parts: FormData) -> bytes:
-    found = parts.getlist("instances")
+def _only(parts: Sequence[Part], name: str) -> Part:
+    """The one part of a name."""
+    found = [part for part in parts if part.name == name]
     if len(found) != 1:
-        raise bad_request(f"instances: expected one json, got {len(found)}")
-    (part,) = found
-    return part.encode() if isinstance(part, str) else await part.read()
+        raise bad_request(f"{name}: expected one file, got {len(found)}")
+    return found[0]
+
+
+def _as_file(part: Part, name: str) -> NamedFile:
+    shown = _plain(part.file_name)
+    return NamedFile(part.content, f"{name} ({shown})" if shown else name)
 
 
 def _plain(text: str) -> str:

@@ -20,3 +20,5 @@ def start_logging(level: str) -> None:
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # what it has to say of a body that is wrong, the answer says
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
