@@ -13,14 +13,15 @@ from torch.utils.data import IterableDataset
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.crops import crop_patches
-from pipeline.geometry import patch_size_for, select_patches
+from pipeline.geometry import select_patches
 from pipeline.images import IGNORE, InstanceMap, read_image, read_instance_map
 from pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
 from pipeline.settings import PatchSettings
 from pipeline.simulate import simulate_coarse_mask
 
-PATCHES_PER_OBJECT = 4
+PATCHES_PER_OBJECT = 2
 MAX_TRIES = 2000  # draws in a row that give no patch
+PATCH_SHARES = (0.11, 0.36)  # of the object's long side
 MIN_AREA = 100  # pixels; smaller objects have no shape to learn from
 
 
@@ -62,27 +63,37 @@ class PatchStream(IterableDataset[tuple[UInt8Array, UInt8Array]]):
     So a resumed training sees what an uninterrupted one would have seen, and several loader
     processes (each makes every n-th batch) give the same batches as one.
 
+    Args:
+        images: where patches come from.
+        settings: what a batch holds.
+        start: number of the first batch.
+        stride: from each batch to the next: how many processes train together.
+
     Yields:
         patches (B, S, S, 4) uint8 as from `crop_patches`, and targets (B, S, S) uint8:
         0, 1, or 255 where the truth is unknown.
     """
 
     def __init__(
-        self, images: Sequence[LabelledImage], settings: StreamSettings, start: int = 0
+        self,
+        images: Sequence[LabelledImage],
+        settings: StreamSettings,
+        start: int = 0,
+        stride: int = 1,
     ) -> None:
         self.images = tuple(images)
         self.settings = settings
-        self.start = start
+        self.start, self.stride = start, stride
 
     def __iter__(self) -> Iterator[tuple[UInt8Array, UInt8Array]]:
         from torch.utils.data import get_worker_info
 
         worker = get_worker_info()
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        number = self.start + offset
+        number = self.start + offset * self.stride
         while True:
             yield self.batch(number)
-            number += step
+            number += step * self.stride
 
     def batch(self, number: int) -> tuple[UInt8Array, UInt8Array]:
         """Make batch `number`."""
@@ -193,12 +204,11 @@ def _rotozoom(
 
 
 def _drawn_settings(coarse: Mask, rng: np.random.Generator) -> PatchSettings:
-    """Patch size around what `patch_size_for` would choose, so that the network meets all."""
-    auto = patch_size_for(coarse, PatchSettings(patch_size=None))
-    size = auto * float(np.exp(rng.uniform(np.log(0.6), np.log(1.7))))
-    if rng.random() < 0.3:
-        size = 64.0
-    return PatchSettings(patch_size=int(np.clip(2 * round(size / 2), 24, 320)), nms_iou=0.4)
+    """Patch sizes on both sides of any that is sensible for the object, and the paper's."""
+    x0, y0, x1, y1 = coarse.window
+    share = float(np.exp(rng.uniform(*np.log(PATCH_SHARES))))
+    size = 64.0 if rng.random() < 0.15 else share * max(x1 - x0, y1 - y0)
+    return PatchSettings(patch_size=int(np.clip(2 * round(size / 2), 24, 384)), nms_iou=0.4)
 
 
 def _box_jitter(count: int, settings: PatchSettings, rng: np.random.Generator) -> Int64Array:

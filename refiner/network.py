@@ -6,6 +6,7 @@ arXiv:1908.07919). Layers and sizes are those of the published checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -73,6 +74,45 @@ class PatchNetwork(nn.Module):
         """
         logits: Tensor = self.head(self.backbone(inputs))
         return logits
+
+
+def imagenet_network(architecture: str) -> PatchNetwork:
+    """A network whose backbone starts from timm's ImageNet weights; downloads them.
+
+    The stem's mask channel and the head start as in every new network.
+
+    Raises:
+        ValueError: the architecture is unknown, or the weights cannot be had.
+    """
+    network = PatchNetwork(architecture)
+    try:
+        pretrained: Any = timm.create_model(
+            ARCHITECTURES[architecture],
+            pretrained=True,
+            features_only=True,
+            feature_location="",
+            out_indices=(1, 2, 3, 4),
+        )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"ImageNet weights of {ARCHITECTURES[architecture]}: expected to download them, got "
+            f"{type(error).__name__}; start from the shipped weights instead, or from random ones"
+        ) from error
+    copy_backbone(network, pretrained.state_dict())
+    return network
+
+
+def copy_backbone(network: PatchNetwork, state: Mapping[str, Tensor]) -> None:
+    """Start a network's backbone from that of one without the mask's channel.
+
+    Args:
+        network: changed in place.
+        state: of a timm HRNet of three channels without classification layers.
+    """
+    with torch.no_grad():
+        stem = network.backbone.get_parameter("conv1.weight")
+        colours, mask = state["conv1.weight"], stem[:, 3:].clone()
+    network.backbone.load_state_dict({**state, "conv1.weight": torch.cat([colours, mask], dim=1)})
 
 
 class _Head(nn.Module):

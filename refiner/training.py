@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,52 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from refiner.network import PatchNetwork, normalise, upsample
+from refiner.processes import ALONE, Process
+from refiner.recipes import Recipe
 
 IGNORE = 255  # target value without a loss
 LOG_FIELDS = ("step", "loss", "pixel_accuracy", "coarse_accuracy", "learning_rate", "patches_per_s")
 
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """One training run. The schedule depends on `steps`, so a resumed run keeps it."""
-
-    steps: int = 6000
-    learning_rate: float = 1e-3  # peak, AdamW
-    weight_decay: float = 0.02
-    warmup_steps: int = 200
-    ema_decay: float = 0.999  # of the weights that are kept
-    log_every: int = 50  # steps
-    checkpoint_every: int = 250  # steps
-
-    def __post_init__(self) -> None:
-        if self.steps <= 0:
-            raise ValueError(f"steps: expected an int > 0, got {self.steps}")
-        if self.checkpoint_every % self.log_every:
-            # else a resumed run would average a row over fewer steps
-            raise ValueError(
-                f"checkpoint_every: expected a multiple of log_every ({self.log_every}), "
-                f"got {self.checkpoint_every}"
-            )
-
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to 1 % of the peak."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+Validate = Callable[[PatchNetwork], Mapping[str, float]]
+"""Scores a network; the first of its figures decides which weights are best, more is better."""
 
 
 class Trainer:
     """A network in training, with all that a resumed run needs.
 
+    Files in `folder`: `checkpoint.pt`, `log.csv`, with one row every `log_every` steps, and
+    `validation.csv`. Only the first of several processes writes them.
+
     Args:
         network: starting point; trained in place.
-        settings: schedule.
-        checkpoint: file the state is kept in; read if it exists.
+        recipe: schedule.
+        folder: where the training is kept; its checkpoint is read if there is one.
         about: what else makes this training what it is (data, seed, sizes), json-ready.
-        device: "cpu" or "cuda". Forward passes run in bfloat16, weights stay float32.
+        process: where to train, and with whom.
 
     Raises:
         ValueError: the checkpoint is damaged, or of another training.
@@ -70,88 +48,124 @@ class Trainer:
     def __init__(
         self,
         network: PatchNetwork,
-        settings: TrainingSettings,
-        checkpoint: Path,
+        recipe: Recipe,
+        folder: Path,
         about: Mapping[str, Any],
-        device: str = "cpu",
+        process: Process = ALONE,
     ) -> None:
-        self.settings = settings
-        self.device = device
-        self.checkpoint = checkpoint
-        self.about = {"architecture": network.architecture, **asdict(settings), **about}
-        self.network: PatchNetwork = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recipe = recipe
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.pt"
+        self.about = {
+            "architecture": network.architecture,
+            **asdict(recipe),
+            "processes": process.count,
+            **about,
+        }
+        self._process = process
+        self._device = torch.device(process.device)
+        self.network: PatchNetwork = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average: PatchNetwork = deepcopy(self.network).eval()
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.network, settings.weight_decay))
+        self.best: dict[str, Tensor] | None = None  # state of the average that scored best
+        self.best_score = float("-inf")
+        self.optimizer = _optimizer(self.network, recipe)
         self.step = 0
-        if checkpoint.exists():
+        if self.checkpoint.exists():
             self._resume()
+        self._shared = process.shared(self.network)
 
-    def run(self, batches: Iterable[tuple[Tensor, Tensor]], log: Path) -> PatchNetwork:
-        """Train up to the last step, logging to a CSV file.
+    def run(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        validate: Validate | None = None,
+        on_log: Callable[[Mapping[str, float]], None] = lambda _: None,
+    ) -> PatchNetwork:
+        """Train up to the last step.
 
         Args:
             batches: (patches (B, S, S, 4) uint8, targets (B, S, S) uint8), to begin with the
                 batch of number `self.step`.
-            log: CSV file; appended to, with one row every `log_every` steps.
+            validate: scores the averaged network every `validate_every` steps and at the end.
+            on_log: takes each row of the log.
 
         Returns:
-            The network of averaged weights, in evaluation mode.
+            The network of averaged weights, in evaluation mode; with `validate`, as it was when
+            it scored best.
         """
-        if self.step >= self.settings.steps:
-            return self.average
-        _forget_rows_after(log, self.step)
+        log = self.folder / "log.csv"
+        validation = self.folder / "validation.csv"
+        if self._process.is_first:
+            _forget_rows_after(log, self.step)
+            _forget_rows_after(validation, self.step)
         self.network.train()
-        since, sums, seen = time.perf_counter(), torch.zeros(3), 0
-        for patches, targets in batches:
+        since, sums, seen = time.perf_counter(), torch.zeros(3, device=self._device), 0
+        remaining = iter(batches)
+        while self.step < self.recipe.steps:
+            patches, targets = next(remaining)
             sums += self._train_step(patches, targets)
-            seen += len(patches)
+            seen += len(patches) * self._process.count
             self.step += 1
-            if self.step % self.settings.log_every == 0:
-                mean = (sums / self.settings.log_every).tolist()
+            if not self._process.is_first:
+                continue
+            if self.step % self.recipe.log_every == 0:
+                mean = (sums / self.recipe.log_every).tolist()
                 elapsed = time.perf_counter() - since
-                rate = self.settings.learning_rate_at(self.step - 1)
-                _append_row(log, (self.step, *mean, rate, seen / elapsed))
-                since, sums, seen = time.perf_counter(), torch.zeros(3), 0
-            finished = self.step >= self.settings.steps
-            if finished or self.step % self.settings.checkpoint_every == 0:
+                rate = self.recipe.learning_rate_at(self.step - 1)
+                row = dict(zip(LOG_FIELDS, (self.step, *mean, rate, seen / elapsed), strict=True))
+                _append_row(log, row)
+                on_log(row)
+                since, seen = time.perf_counter(), 0
+                sums.zero_()
+            is_last = self.step == self.recipe.steps
+            if validate and (is_last or self.step % self.recipe.validate_every == 0):
+                self._validate(validate, validation)
+            if is_last or self.step % self.recipe.checkpoint_every == 0:
                 self._save()
-            if finished:
-                break
+        if self.best is not None:
+            self.average.load_state_dict(self.best)
         return self.average
+
+    def _validate(self, validate: Validate, log: Path) -> None:
+        scores = validate(self.average)
+        _append_row(log, {"step": self.step, **scores})
+        score = next(iter(scores.values()))
+        if score > self.best_score:
+            self.best_score = score
+            self.best = {name: t.clone() for name, t in self.average.state_dict().items()}
 
     def _train_step(self, patches: Tensor, targets: Tensor) -> Tensor:
         """One step; returns (loss, pixel accuracy, accuracy of the coarse mask)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate_at(self.step)
-        patches, targets = patches.to(self.device), targets.to(self.device)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.network(normalise(patches))
+            group["lr"] = self.recipe.learning_rate_at(self.step)
+        patches, targets = patches.to(self._device), targets.to(self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            logits = self._shared(normalise(patches))
         full = upsample(logits.float())
         loss = functional.cross_entropy(full, targets.long(), ignore_index=IGNORE)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self._update_average()
         with torch.no_grad():
             known = targets != IGNORE
             right = ((full[:, 1] > full[:, 0]) == (targets == 1))[known].float().mean()
             coarse = ((patches[..., 3] > 0) == (targets == 1))[known].float().mean()
-            return torch.stack([loss.detach(), right, coarse]).cpu()
+            return torch.stack([loss.detach(), right, coarse])
 
     @torch.no_grad()
     def _update_average(self) -> None:
         # a young average follows faster, else the random start would stay in it for long
-        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
-        averages = self.average.state_dict()
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                averages[name].lerp_(value, 1 - decay)
-            else:
-                averages[name].copy_(value)
+        decay = min(self.recipe.average_decay, (1 + self.step) / (10 + self.step))
+        averages, values = self.average.state_dict(), self.network.state_dict()
+        counters = [name for name, value in values.items() if not value.is_floating_point()]
+        for name in counters:
+            averages.pop(name).copy_(values.pop(name))
+        move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        move([*averages.values()], [*values.values()], 0)
 
     def _save(self) -> None:
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
         torch.save(
             {
@@ -159,6 +173,8 @@ class Trainer:
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
+                "best": self.best,
+                "best_score": self.best_score,
                 "optimizer": self.optimizer.state_dict(),
             },
             partial,
@@ -168,7 +184,7 @@ class Trainer:
     def _resume(self) -> None:
         try:
             state: dict[str, Any] = torch.load(
-                self.checkpoint, map_location=self.device, weights_only=True
+                self.checkpoint, map_location=self._device, weights_only=True
             )
             found = state["about"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError):
@@ -188,18 +204,21 @@ class Trainer:
             )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
+        self.best, self.best_score = state["best"], state["best_score"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay convolution weights only, not biases and batch norm."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]  # biases and batch norms
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": recipe.weight_decay if recipe.decay_all else 0.0},
     ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, recipe.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, recipe.learning_rate)
 
 
 def _forget_rows_after(log: Path, step: int) -> None:
@@ -210,11 +229,11 @@ def _forget_rows_after(log: Path, step: int) -> None:
         log.write_text("".join(lines[:1] + kept))
 
 
-def _append_row(log: Path, row: tuple[float, ...]) -> None:
+def _append_row(log: Path, row: Mapping[str, float]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     is_new = not log.exists()
     with log.open("a", newline="") as file:
         writer = csv.writer(file)
         if is_new:
-            writer.writerow(LOG_FIELDS)
-        writer.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
+            writer.writerow(row)
+        writer.writerow([v if isinstance(v, int) else f"{v:.6g}" for v in row.values()])

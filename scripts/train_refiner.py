@@ -6,16 +6,25 @@ bpr train-refiner --images photos --instance-maps maps --out runs/first --steps 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
 
+from pipeline.settings import PatchSettings
 from pipeline.training_patches import PatchStream, StreamSettings, find_labelled_images
-from refiner.checkpoints import ModelConfig, save_model
-from refiner.network import ARCHITECTURES, PatchNetwork
-from refiner.training import Trainer, TrainingSettings
+from pipeline.validation import validate
+from refiner.checkpoints import ModelConfig, load_model, save_model
+from refiner.network import ARCHITECTURES, PatchNetwork, imagenet_network
+from refiner.predictor import TorchPredictor
+from refiner.processes import Process, joined
+from refiner.recipes import RECIPES
+from refiner.training import Trainer, Validate
+from scripts.options import parse_path
+from scripts.progress import ProgressLine
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,16 +48,46 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--architecture", choices=list(ARCHITECTURES), default="hrnet18s", help="%(default)s"
     )
     parser.add_argument(
-        "--input-size", type=int, default=64, metavar="S", help="pixels (default: %(default)s)"
+        "--start-from",
+        metavar="WEIGHTS",
+        help="weights to go on from, by name or path, or imagenet, which are downloaded "
+        "(default: random ones)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="patches (default: %(default)s)"
+        "--recipe",
+        choices=list(RECIPES),
+        default="bpr",
+        help="optimizer and schedule: ours, or that of the paper (default: %(default)s)",
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="batches (default: the recipe's)")
+    parser.add_argument(
+        "--input-size", type=int, default=128, metavar="S", help="pixels (default: %(default)s)"
     )
     parser.add_argument(
-        "--steps", type=int, default=10000, metavar="N", help="batches (default: %(default)s)"
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="patches, in each process (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--validation-images",
+        type=parse_path,
+        metavar="DIR",
+        help="photographs kept apart: the weights that refine these best are the ones kept",
+    )
+    parser.add_argument(
+        "--validation-maps", type=parse_path, metavar="DIR", help="their instance maps"
+    )
+    parser.add_argument(
+        "--validation-instances",
+        type=int,
+        default=90,
+        metavar="N",
+        help="at most so many are refined each time (default: %(default)s)",
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
     )
@@ -57,7 +96,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="processes that make patches (default: %(default)s)",
+        help="processes that make patches, for each that trains (default: %(default)s)",
     )
     parser.add_argument(
         "--data", default="", help="what the photographs are, for the weights' file"
@@ -69,39 +108,88 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or go on training, then write RUN/<architecture>.safetensors."""
     if arguments.loaders < 1:
         raise ValueError(f"--loaders: expected an int > 0, got {arguments.loaders}")
+    if (arguments.validation_images is None) != (arguments.validation_maps is None):
+        raise ValueError("--validation-images, --validation-maps: expected both or none")
     cv2.setNumThreads(1)  # the loaders are the parallelism
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    with joined(arguments.device) as process:
+        _train(arguments, process)
+    return 0
+
+
+def _train(arguments: argparse.Namespace, process: Process) -> None:
     images = find_labelled_images(arguments.images, arguments.instance_maps)
-    config = ModelConfig(
-        arguments.architecture,
-        arguments.input_size,
-        data=arguments.data,
-        licence=arguments.licence,
-    )
+    recipe = RECIPES[arguments.recipe]
+    if arguments.steps is not None:
+        recipe = replace(recipe, steps=arguments.steps)
     torch.manual_seed(arguments.seed)
     trainer = Trainer(
-        PatchNetwork(arguments.architecture),
-        TrainingSettings(steps=arguments.steps),
-        arguments.out / "checkpoint.pt",
+        _first_network(arguments),
+        recipe,
+        arguments.out,
         {
             "images": str(arguments.images.resolve()),
             "instance_maps": str(arguments.instance_maps.resolve()),
             "input_size": arguments.input_size,
             "batch_size": arguments.batch_size,
             "seed": arguments.seed,
+            "start_from": arguments.start_from,
         },
-        arguments.device,
+        process,
     )
-    print(f"{len(images)} photographs; step {trainer.step} of {arguments.steps}")
     stream = PatchStream(
         images,
         StreamSettings(arguments.input_size, arguments.batch_size, arguments.seed),
-        start=trainer.step,
+        start=trainer.step * process.count + process.rank,
+        stride=process.count,
     )
     loader = DataLoader(stream, batch_size=None, num_workers=arguments.loaders, prefetch_factor=4)
-    network = trainer.run(loader, arguments.out / "log.csv")
+    if not process.is_first:
+        trainer.run(loader)
+        return
+    print(f"{len(images)} photographs; step {trainer.step} of {recipe.steps}")
+    with ProgressLine("steps", recipe.steps) as progress:
+        network = trainer.run(
+            loader,
+            _validation(arguments, process.device),
+            lambda row: progress.show(
+                int(row["step"]),
+                f"loss {row['loss']:.4f}, {row['patches_per_s']:.0f} patches/s",
+            ),
+        )
     weights = arguments.out / f"{arguments.architecture}.safetensors"
+    config = ModelConfig(
+        arguments.architecture,
+        arguments.input_size,
+        data=arguments.data,
+        licence=arguments.licence,
+    )
     save_model(weights, network, config)
-    print(f"{weights}: trained for {trainer.step} steps; log in {arguments.out / 'log.csv'}")
-    return 0
+    print(f"{weights}: trained for {trainer.step} steps; logs beside it")
+
+
+def _first_network(arguments: argparse.Namespace) -> PatchNetwork:
+    if arguments.start_from is None:
+        return PatchNetwork(arguments.architecture)
+    if arguments.start_from == "imagenet":
+        return imagenet_network(arguments.architecture)
+    model = load_model(arguments.start_from)
+    if model.config.architecture != arguments.architecture:
+        raise ValueError(
+            f"--start-from {arguments.start_from}: expected weights of {arguments.architecture}, "
+            f"got {model.config.architecture} (see --architecture)"
+        )
+    return model.network
+
+
+def _validation(arguments: argparse.Namespace, device: str) -> Validate | None:
+    if arguments.validation_images is None:
+        return None
+    images = find_labelled_images(arguments.validation_images, arguments.validation_maps)
+
+    def score(network: PatchNetwork) -> Mapping[str, float]:
+        predictor = TorchPredictor(network, arguments.input_size, device)
+        return validate(predictor, images, PatchSettings(), arguments.validation_instances)
+
+    return score

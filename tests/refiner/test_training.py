@@ -1,7 +1,8 @@
 """Training learns, and goes on after a kill as if nothing had happened."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from refiner.network import PatchNetwork
-from refiner.training import LOG_FIELDS, Trainer, TrainingSettings
+from refiner.network import PatchNetwork, normalise, upsample
+from refiner.recipes import RECIPES, Recipe
+from refiner.training import LOG_FIELDS, Trainer
 
 SIDE = 32
-SHORT = TrainingSettings(steps=8, warmup_steps=2, log_every=1, checkpoint_every=4)
+SHORT = Recipe(steps=8, warmup_steps=2, log_every=1, checkpoint_every=4)
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
@@ -38,11 +41,9 @@ def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
     return map(batch, count(start))
 
 
-def trainer(folder: Path, settings: TrainingSettings = SHORT) -> Trainer:
+def trainer(folder: Path, settings: Recipe = SHORT) -> Trainer:
     torch.manual_seed(7)
-    return Trainer(
-        PatchNetwork("hrnet18s"), settings, folder / "checkpoint.pt", {"data": "squares"}
-    )
+    return Trainer(PatchNetwork("hrnet18s"), settings, folder, {"data": "squares"})
 
 
 def logged(folder: Path) -> list[dict[str, str]]:
@@ -62,13 +63,13 @@ def killed_after(steps: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def test_a_killed_training_resumes_to_the_same_weights_and_the_same_losses(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    expected = trainer(whole).run(batches(0), whole / "log.csv")
+    expected = trainer(whole).run(batches(0))
 
     with pytest.raises(Killed):
-        trainer(broken).run(killed_after(6, 0), broken / "log.csv")
+        trainer(broken).run(killed_after(6, 0))
     resumed = trainer(broken)
     assert resumed.step == 4, "the last checkpoint before the kill"
-    actual = resumed.run(batches(resumed.step), broken / "log.csv")
+    actual = resumed.run(batches(resumed.step))
 
     for name, value in expected.state_dict().items():
         assert torch.equal(value, actual.state_dict()[name]), name
@@ -77,40 +78,98 @@ def test_a_killed_training_resumes_to_the_same_weights_and_the_same_losses(tmp_p
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
-    trainer(tmp_path).run(batches(0), tmp_path / "log.csv")
+    trainer(tmp_path).run(batches(0))
     again = trainer(tmp_path)
     assert again.step == SHORT.steps
-    again.run(iter(()), tmp_path / "log.csv")
+    again.run(iter(()))
     assert len(logged(tmp_path)) == SHORT.steps // SHORT.log_every
 
 
 def test_training_learns_to_follow_the_image_instead_of_the_coarse_mask(tmp_path: Path) -> None:
-    settings = TrainingSettings(steps=60, warmup_steps=5, log_every=10, checkpoint_every=60)
-    trainer(tmp_path, settings).run(batches(0), tmp_path / "log.csv")
+    recipe = Recipe(steps=60, learning_rate=1e-3, warmup_steps=5, log_every=10, checkpoint_every=60)
+    trainer(tmp_path, recipe).run(batches(0))
     rows = logged(tmp_path)
     assert tuple(rows[0]) == LOG_FIELDS
     assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
     assert float(rows[-1]["pixel_accuracy"]) > float(rows[-1]["coarse_accuracy"])
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
-    settings = TrainingSettings(steps=1000, learning_rate=1e-3, warmup_steps=100)
-    rates = [settings.learning_rate_at(step) for step in range(1001)]
+def scores_that_peak_at(best: float) -> Callable[[PatchNetwork], Mapping[str, float]]:
+    """A made-up score of the weights, so that neither the first nor the last are best."""
+    seen: list[float] = []
+
+    def score(network: PatchNetwork) -> Mapping[str, float]:
+        bias = float(network.head.bn.weight.detach().mean())
+        seen.append(bias)
+        return {"score": -abs(len(seen) - best), "bias": bias}
+
+    return score
+
+
+def test_the_weights_that_score_best_are_kept(tmp_path: Path) -> None:
+    recipe = replace(SHORT, validate_every=2)
+    network = trainer(tmp_path, recipe).run(batches(0), scores_that_peak_at(2))
+    with (tmp_path / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4", "6", "8"]
+    kept = float(network.head.bn.weight.detach().mean())
+    assert f"{kept:.6g}" == rows[1]["bias"] != rows[3]["bias"]
+
+
+def test_the_best_weights_outlast_a_kill(tmp_path: Path) -> None:
+    recipe = replace(SHORT, validate_every=2)
+    with pytest.raises(Killed):
+        trainer(tmp_path, recipe).run(killed_after(5, 0), scores_that_peak_at(1))
+    resumed = trainer(tmp_path, recipe)
+    assert resumed.best is not None
+    best = {name: value.clone() for name, value in resumed.best.items()}
+    network = resumed.run(batches(resumed.step), scores_that_peak_at(-9))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, best[name]), name
+
+
+def test_cosine_warms_up_and_falls_to_the_final_rate() -> None:
+    recipe = Recipe(steps=1000, learning_rate=1e-3, final_rate=1e-5, warmup_steps=100)
+    rates = [recipe.learning_rate_at(step) for step in range(1001)]
     assert rates[0] == pytest.approx(1e-5)
     assert max(rates) == pytest.approx(1e-3) == rates[99]
     assert rates[100:] == sorted(rates[100:], reverse=True)
     assert rates[1000] == pytest.approx(1e-5)
 
 
+def test_the_papers_recipe_follows_its_schedule() -> None:
+    recipe = RECIPES["paper"]
+    for step in (0, 1, 16_000, 159_999, 160_000):
+        expected = 1e-4 + (0.01 - 1e-4) * (1 - step / 160_000) ** 0.9
+        assert recipe.learning_rate_at(step) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_papers_optimizer_decays_everything_and_averages_nothing(tmp_path: Path) -> None:
+    recipe = replace(RECIPES["paper"], steps=2, log_every=1, checkpoint_every=1)
+    papers = trainer(tmp_path, recipe)
+    reference = trainer(tmp_path / "other", recipe).network.train()
+    by_hand = torch.optim.SGD(reference.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    for step in range(2):
+        by_hand.param_groups[0]["lr"] = recipe.learning_rate_at(step)
+        patches, targets = batch(step)
+        full = upsample(reference(normalise(patches)))
+        by_hand.zero_grad()
+        cross_entropy(full, targets.long(), ignore_index=255).backward()
+        by_hand.step()
+    network = papers.run(batches(0))
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[name], msg=name)
+
+
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="steps: expected an int > 0, got 0"):
-        TrainingSettings(steps=0)
+        Recipe(steps=0)
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
-    trainer(tmp_path).run(batches(0), tmp_path / "log.csv")
+    trainer(tmp_path).run(batches(0))
     with pytest.raises(ValueError, match=r"another training .*steps was 8, is 9"):
-        trainer(tmp_path, TrainingSettings(steps=9, warmup_steps=2, log_every=1))
+        trainer(tmp_path, Recipe(steps=9, warmup_steps=2, log_every=1))
 
 
 def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from refiner.checkpoints import load_model
@@ -41,6 +42,56 @@ def test_training_writes_weights_and_a_second_call_finds_it_done(photographs_fol
     assert (model.config.input_size, model.config.data) == (32, "one square")
     again = bpr(*command)
     assert "step 3 of 3" in again.stdout
+    other = bpr(*command, "--start-from", "hrnet18s")
+    assert other.returncode == 2
+    assert "belongs to another training (start_from was None, is 'hrnet18s')" in other.stderr
+
+
+def test_training_goes_on_from_weights_and_validates(photographs_folder: Path) -> None:
+    done = bpr(
+        *("train-refiner", "--images", photographs_folder / "images"),
+        *("--instance-maps", photographs_folder / "maps", "--out", photographs_folder / "run"),
+        *("--steps", "1", "--batch-size", "2", "--input-size", "32", "--threads", "1"),
+        *("--start-from", "hrnet18s", "--validation-images", photographs_folder / "images"),
+        *("--validation-maps", photographs_folder / "maps"),
+    )
+    assert done.returncode == 0, done.stderr
+    trained = load_model(photographs_folder / "run" / "hrnet18s.safetensors").network
+    shipped = dict(load_model("hrnet18s").network.named_parameters())
+    change = [(value - shipped[name]).abs().max() for name, value in trained.named_parameters()]
+    assert 0 < max(change) < 0.1, "one small step away from where it started"
+    header, row = (photographs_folder / "run" / "validation.csv").read_text().splitlines()
+    assert header.startswith("step,boundary_iou,f1")
+    assert row.startswith("1,")
+
+
+def test_two_processes_train_one_network_together(photographs_folder: Path) -> None:
+    def command(run: str) -> list[str | Path]:
+        return [
+            *("-m", "scripts.main", "train-refiner", "--images", photographs_folder / "images"),
+            *("--instance-maps", photographs_folder / "maps", "--out", photographs_folder / run),
+            *("--batch-size", "2", "--steps", "2", "--input-size", "32", "--threads", "1"),
+        ]
+
+    def weights(run: str) -> dict[str, torch.Tensor]:
+        return load_model(photographs_folder / run / "hrnet18s.safetensors").network.state_dict()
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *command("two")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 0 of 2") == 1, "one process talks"
+
+    subprocess.run([sys.executable, *command("one")], check=True)
+    one, two = weights("one"), weights("two")
+    assert not all(torch.equal(one[name], two[name]) for name in one), "the other has a say"
+
+    alone = subprocess.run(
+        [sys.executable, *command("two")], capture_output=True, text=True, check=False
+    )
+    assert alone.returncode == 2
+    assert "processes was 2, is 1" in alone.stderr
 
 
 def test_a_folder_without_maps_is_a_sentence_and_exit_status_2(photographs_folder: Path) -> None:
