@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats import cityscapes, coco
+from pipeline.formats import cityscapes, coco, rle
 from pipeline.images import encode_png
 from pipeline.instance import Int64Array, Mask, Prediction
 
@@ -54,7 +54,7 @@ def choose_media_type(accept: str) -> str | None:
     return best
 
 
-def describe_instances(refined: Refined, with_boxes: bool) -> list[dict[str, Any]]:
+def describe_instances(refined: Refined, with_details: bool) -> list[dict[str, Any]]:
     """One json object per instance, the caller's fields first."""
     described = []
     instances = zip(refined.before.instances, refined.after.instances, refined.boxes, strict=True)
@@ -62,8 +62,9 @@ def describe_instances(refined: Refined, with_boxes: bool) -> list[dict[str, Any
         record = coco.refined_record({**after.record, "bbox": None, "area": None}, after.mask)
         record["changed_pixels"] = count_changed(before.mask, after.mask)
         record["patches"] = len(boxes)
-        if with_boxes:
+        if with_details:
             record["patch_boxes"] = boxes.tolist()
+            record["coarse"] = rle.encode(before.mask)
         described.append(record)
     return described
 

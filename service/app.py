@@ -111,8 +111,8 @@ def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
     )
     async def refine(
         request: Request,
-        patch_boxes: Annotated[
-            bool, Query(description="list the boxes of the patches in a json answer")
+        details: Annotated[
+            bool, Query(description="add patch_boxes and the coarse mask to a json answer")
         ] = False,
     ) -> Response:
         media_type = choose_media_type(request.headers.get("accept", "*/*"))
@@ -124,7 +124,7 @@ def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
             )
         upload = await read_upload(request, settings)
         outcome = await app.state.refinery.refine(
-            upload, Wish(media_type, patch_boxes), request.state.patience
+            upload, Wish(media_type, details), request.state.patience
         )
         request.state.log = {
             "instances": outcome.instances,

@@ -40,7 +40,7 @@ class Wish:
     """How the caller wants the answer."""
 
     media_type: str
-    patch_boxes: bool = False
+    details: bool = False  # of every instance, in json
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class Refinery:
     ) -> bytes:
         started = time.perf_counter()
         if wish.media_type == JSON:
-            instances = describe_instances(refined, wish.patch_boxes)
+            instances = describe_instances(refined, wish.details)
             timings["encode"] = time.perf_counter() - started
             height, width = refined.after.size
             answer = {

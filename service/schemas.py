@@ -39,7 +39,10 @@ class RefinedInstance(BaseModel):
     changed_pixels: int = Field(description="pixels in which it differs from the coarse mask")
     patches: int = Field(description="boundary patches that were redrawn")
     patch_boxes: list[tuple[int, int, int, int]] | None = Field(
-        None, description="x0, y0, x1, y1, end exclusive; only with ?patch_boxes=true"
+        None, description="x0, y0, x1, y1, end exclusive; only with ?details=true"
+    )
+    coarse: Rle | None = Field(
+        None, description="the mask as it came in; only with ?details=true"
     )
 
 

@@ -72,9 +72,7 @@ def test_wrong_requests_get_no_5xx_and_good_ones_their_masks(predictor):
 @pytest.mark.timeout(3000)
 def test_ten_thousand_wrong_requests_leave_nothing_behind(weights, predictor):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in LIMITS.items()]
-    with bpr_serve(
-        "--weights", str(weights), "--backend", "torch", "--log-level", "error", *options
-    ) as service:
+    with bpr_serve("--weights", str(weights), "--backend", "torch", *options) as service:
         process = Path(f"/proc/{service.process.pid}")
 
         def look():

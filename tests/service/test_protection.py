@@ -168,8 +168,8 @@ def test_unknown_addresses_and_methods_are_problems(service):
 
 
 def test_a_wrong_option_is_a_problem(service, scene):
-    answer = service.refine(scene.mask_parts, params={"patch_boxes": "perhaps"})
-    assert "patch_boxes: " in problem(answer, 422)
+    answer = service.refine(scene.mask_parts, params={"details": "perhaps"})
+    assert "details: " in problem(answer, 422)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(service, scene):

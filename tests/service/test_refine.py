@@ -171,7 +171,7 @@ class TestWhatGoesIn:
 
 class TestWhatComesOut:
     def test_json_says_what_changed(self, service, scene, expected):
-        answer = service.refine(scene.coco_parts, params={"patch_boxes": "true"}).json()
+        answer = service.refine(scene.coco_parts, params={"details": "true"}).json()
         assert answer["image"] == {"height": 60, "width": 80}
         for item, record, before, after in zip(
             answer["instances"], scene.records, scene.arrays, expected, strict=True
@@ -182,6 +182,7 @@ class TestWhatComesOut:
             assert item["changed_pixels"] == (before ^ after).sum()
             ys, xs = np.nonzero(after)
             assert item["bbox"] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+            assert item["coarse"] == record["segmentation"]
             assert len(item["patch_boxes"]) == item["patches"] > 0
             for x0, y0, x1, y1 in item["patch_boxes"]:
                 assert (x1 - x0, y1 - y0) == (INPUT_SIZE, INPUT_SIZE)
@@ -190,7 +191,7 @@ class TestWhatComesOut:
         assert answer["model"]["name"] == "random"
         assert len(answer["model"]["weights_sha256"]) == 64
         plain = service.refine(scene.coco_parts).json()
-        assert "patch_boxes" not in plain["instances"][0]
+        assert not {"patch_boxes", "coarse"} & set(plain["instances"][0])
 
     def test_an_instance_map_keeps_the_values_of_the_callers_map(self, service, scene):
         masks = arrays(service.refine(scene.map_parts).json())
