@@ -115,6 +115,12 @@ class Mask:
         return self.read((0, 0, self.size[1], self.size[0]))
 
 
+def differing_pixels(first: Mask, second: Mask) -> int:
+    """Pixels in which two masks of one image differ."""
+    common = int(np.count_nonzero(first.bitmap & second.read(first.window)))
+    return first.area + second.area - 2 * common
+
+
 @dataclass(frozen=True, eq=False)
 class Instance:
     """One object predicted in one image."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.crops import crop_patches, patch_probabilities
 from pipeline.geometry import reassemble, select_patches
+from pipeline.harm import without_harm
 from pipeline.instance import Float32Array, Int64Array, Prediction, UInt8Array
 from pipeline.predictor import MaskPredictor
 from pipeline.settings import PatchSettings
@@ -128,7 +129,10 @@ def predict(
 
 
 def merge(answer: Answer) -> Prediction:
-    """Put the predicted patches of one image back into its masks."""
+    """Put the predicted patches of one image back into its masks.
+
+    Masks that refining would rather harm stay as they are (`without_harm`), except with compat.
+    """
     refined = []
     for instance, boxes, logits in zip(
         answer.prediction.instances, answer.boxes, answer.logits, strict=True
@@ -136,7 +140,10 @@ def merge(answer: Answer) -> Prediction:
         if len(boxes):
             patch_size = int(boxes[0, 2] - boxes[0, 0])
             probability = patch_probabilities(logits, patch_size, answer.settings.padding)
-            instance = replace(instance, mask=reassemble(instance.mask, boxes, probability))
+            mask = reassemble(instance.mask, boxes, probability)
+            if not answer.settings.compat:
+                mask = without_harm(instance.mask, mask)
+            instance = replace(instance, mask=mask)
         refined.append(instance)
     return replace(answer.prediction, instances=tuple(refined))
 

@@ -9,12 +9,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from pipeline.batch.job import Job
 from pipeline.batch.journal import Journal, OtherSetup
 from pipeline.files import write_atomically
-from pipeline.instance import Mask, Prediction
+from pipeline.instance import Prediction, differing_pixels
 from pipeline.predictor import MaskPredictor
 from pipeline.refine import Answer, Plan, merge, plan, predict
 from pipeline.settings import PatchSettings
@@ -208,15 +206,9 @@ class _Counts:
 
 def _changed_pixels(before: Prediction, after: Prediction) -> int:
     return sum(
-        _differing(coarse.mask, refined.mask)
+        differing_pixels(coarse.mask, refined.mask)
         for coarse, refined in zip(before.instances, after.instances, strict=True)
     )
-
-
-def _differing(first: Mask, second: Mask) -> int:
-    """Pixels in which two masks of one image differ."""
-    common = int(np.count_nonzero(first.bitmap & second.read(first.window)))
-    return first.area + second.area - 2 * common
 
 
 def _report(
