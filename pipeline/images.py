@@ -31,6 +31,7 @@ _DECODER_ERRORS = (
     TypeError,
     LookupError,
     ArithmeticError,
+    AssertionError,
     struct.error,
 )
 _CHANGING_WARNINGS = threading.Lock()
@@ -110,11 +111,15 @@ def read_image(path: ImageFile, mask_size: Size | None = None) -> Photograph:
     """
     loaded = _load(path)
     file, turn = loaded.file, loaded.orientation
+    if file.mode == "F":
+        raise ValueError(f"{path}: expected 8 or 16 bits per channel, got floating point")
     notes = []
-    pixels = _to_rgb(file, path)
+    with _explained(path):  # a damaged palette shows only now
+        pixels = _to_rgb(file)
+        has_alpha = file.has_transparency_data
     if loaded.is_sixteen_bit:
         notes.append("16 bits per channel: the upper 8 are used")
-    if file.has_transparency_data:
+    if has_alpha:
         notes.append("alpha channel dropped")
     if file.mode == "CMYK":
         notes.append("CMYK converted to RGB without a colour profile")
@@ -183,13 +188,11 @@ def encode_mask(mask: Mask) -> bytes:
     return encode_png(mask.to_array().view(np.uint8) * np.uint8(255))
 
 
-def _to_rgb(file: Image.Image, path: ImageFile) -> UInt8Array:
+def _to_rgb(file: Image.Image) -> UInt8Array:
     if file.mode in _SIXTEEN_BIT_GREY:
         # convert("L") would clip instead of scaling
         grey = (np.asarray(file).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
-    if file.mode == "F":
-        raise ValueError(f"{path}: expected 8 or 16 bits per channel, got floating point")
     if file.mode == "P":
         return np.asarray(file.convert("RGBA").convert("RGB"))
     return np.asarray(file.convert("RGB"))
@@ -242,9 +245,7 @@ def _explained(path: ImageFile) -> Iterator[None]:
     except FileNotFoundError:
         raise ValueError(f"{path}: expected an image, found no file") from None
     except Image.DecompressionBombError as error:
-        raise TooManyPixels(
-            f"{path}: expected an image of reasonable size, got: {error}"
-        ) from None
+        raise TooManyPixels(f"{path}: expected an image of reasonable size, got: {error}") from None
     except UnidentifiedImageError:
         formats = ", ".join(_FORMATS)
         raise ValueError(
@@ -254,7 +255,8 @@ def _explained(path: ImageFile) -> Iterator[None]:
         reason = error.strerror or error  # with the former, the text repeats the path
         raise ValueError(f"{path}: expected a readable image, got: {reason}") from None
     except _DECODER_ERRORS as error:
-        raise ValueError(f"{path}: expected a readable image, got: {error}") from None
+        reason = str(error) or "damaged data"
+        raise ValueError(f"{path}: expected a readable image, got: {reason}") from None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -10,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.images import encode_mask, encode_png, read_image, read_mask
+from pipeline.images import (
+    Header,
+    NamedFile,
+    encode_mask,
+    encode_png,
+    read_header,
+    read_image,
+    read_mask,
+)
 from pipeline.instance import Mask
 from tests.strategies import masks, quick
 
@@ -383,6 +392,41 @@ def test_a_jpeg_is_no_mask(tmp_path):
     Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(path, "jpeg")
     with pytest.raises(ValueError, match=r"a\.png: expected a mask stored without loss \(PNG\)"):
         read_mask(path)
+
+
+# files without a path
+
+
+def test_a_file_that_came_over_the_wire_is_read_alike_and_named(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    file = NamedFile(content, "image (a.png)")
+    assert read_header(file) == Header("PNG", colours().shape[:2])
+    np.testing.assert_array_equal(read_image(file).pixels, colours())
+    with pytest.raises(ValueError, match=r"^image \(a\.png\): expected a readable image"):
+        read_image(NamedFile(content[:60], "image (a.png)"))
+
+
+def test_a_header_tells_type_and_size_of_what_cannot_be_decoded(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (7000, 5000)).save(buffer, "jpeg")
+    assert read_header(NamedFile(buffer.getvalue()[:1000], "a")) == Header("JPEG", (5000, 7000))
+
+
+def test_a_palette_that_is_missing_is_an_error_that_names_the_file():
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0)
+    data = zlib.compress(bytes(20))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*one)
+        for one in ((b"IHDR", header), (b"tRNS", b"\1\2"), (b"IDAT", data), (b"IEND", b""))
+    )
+    with pytest.raises(ValueError, match=r"^a\.png: expected a readable image, got: "):
+        read_image(NamedFile(content, "a.png"))
 
 
 # writing
