@@ -49,6 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
     config: Path | None = arguments.config
     settings = load_settings(given, config)
     print("\n".join(settings.lines()), file=sys.stderr)
+    if settings.ray_address is not None:
+        try:
+            from service.deployment import serve_on_ray  # ray takes seconds to import
+        except ImportError as error:
+            raise ValueError(
+                f"--ray-address: expected pip install 'bpr[serve-ray]', got: {error.msg}"
+            ) from None
+        serve_on_ray(settings)
+        return 0
     with listen(settings.host, settings.port) as listener:  # before seconds of loading
         predictor = load_predictor(settings.weights, settings.device, settings.backend)
         app = create_app(settings, predictor)

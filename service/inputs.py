@@ -203,7 +203,7 @@ def _read_coco(
     photograph = read_image(image, _claimed_size(records))
     size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
     by_image: dict[coco.ImageId, tuple[int, ...]] = {k: (k,) for k in range(len(records))}
-    results = coco.CocoResults(Path("instances"), records, by_image, {})
+    results = coco.CocoResults(Path("instances"), dict(enumerate(records)), by_image, {})
     budget = _MaskBudget(limits)
     instances: list[Instance] = []
     for index in by_image:

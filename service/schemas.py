@@ -41,9 +41,7 @@ class RefinedInstance(BaseModel):
     patch_boxes: list[tuple[int, int, int, int]] | None = Field(
         None, description="x0, y0, x1, y1, end exclusive; only with ?details=true"
     )
-    coarse: Rle | None = Field(
-        None, description="the mask as it came in; only with ?details=true"
-    )
+    coarse: Rle | None = Field(None, description="the mask as it came in; only with ?details=true")
 
 
 class Timings(BaseModel):

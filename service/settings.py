@@ -106,6 +106,15 @@ class ServiceSettings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins of other sites' pages that may call the API, with commas between"
     )
+    ray_address: str | None = Field(
+        None,
+        description="run on a Ray cluster: host:port, auto for the one of this machine, local to "
+        "start one",
+    )
+    ray_replicas: int = Field(1, gt=0, description="replicas on the cluster")
+    ray_gpus: float = Field(0, ge=0, description="GPUs of a replica; 0.5: two share one")
+    ray_cpus: float = Field(1, ge=0, description="CPUs of a replica")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severity that is logged"
     )
@@ -178,11 +187,12 @@ def load_settings(given: dict[str, Any], config: Path | None = None) -> ServiceS
         model_config = SettingsConfigDict(toml_file=config)
 
     try:
-        return WithFile(**given)
+        loaded = WithFile(**given)
     except ValidationError as error:
         raise ValueError("; ".join(_sentence(item) for item in error.errors())) from None
     except ValueError as error:  # TOML that is none
         raise ValueError(f"{config}: expected TOML, got: {error}") from None
+    return ServiceSettings.model_construct(**dict(loaded))  # of a class that can be pickled
 
 
 def _sentence(error: Any) -> str:

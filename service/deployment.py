@@ -1,0 +1,90 @@
+"""The same app on a Ray cluster: replicas behind Ray Serve's proxies.
+
+Each replica has its own network, batches and places. Ray would queue without end and answer in
+plain text what is too much; so it passes every request on, and the replica's own gate says 429.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+
+from refiner.predictor import load_predictor
+from service.app import create_app
+from service.gate import Gate
+from service.logs import start_logging
+from service.settings import ServiceSettings
+
+logger = logging.getLogger(__name__)
+
+APPLICATION = "bpr"
+_REFUSALS = 1000  # requests beyond the places that a replica may be refusing at one time
+
+
+def serve_on_ray(settings: ServiceSettings) -> None:
+    """Run the service on the cluster at `settings.ray_address` until SIGTERM or SIGINT.
+
+    Then no replica takes requests any more, those in process finish, and the application is
+    deleted. Ray Serve itself goes on: other applications may run on it.
+
+    Raises:
+        ConnectionError: there is no cluster at that address.
+    """
+    is_over = threading.Event()
+    ray.init(settings.ray_address, include_dashboard=False, log_to_driver=False)
+    for kind in (signal.SIGTERM, signal.SIGINT):  # after ray, which handles them too
+        signal.signal(kind, lambda *_: is_over.set())
+    start_logging(settings.log_level)  # ray has set up its own
+    try:
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        _deploy(settings, is_draining=False)
+        logger.info("listening", extra={"url": f"http://{settings.host}:{settings.port}"})
+        is_over.wait()
+        _deploy(settings, is_draining=True)
+        serve.delete(APPLICATION)  # shutdown would cut requests off
+    finally:
+        ray.shutdown()
+
+
+def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
+    """Start the replicas, or tell the running ones to drain: only the user_config differs."""
+
+    def build() -> FastAPI:
+        # in the replica: an app with a network in it cannot be sent there
+        start_logging(settings.log_level)
+        predictor = load_predictor(settings.weights, settings.device, settings.backend)
+        return create_app(settings, predictor)
+
+    @serve.ingress(build)
+    class Refiner:
+        """A replica. Ray's wrapper of the class has the app."""
+
+        app: FastAPI
+
+        async def reconfigure(self, config: dict[str, Any]) -> None:
+            """Called by Ray when the replica starts, before requests come, and to drain it."""
+            gate: Gate = self.app.state.gate
+            if config["is_draining"]:
+                gate.drain()
+            while gate.status == "loading":
+                await asyncio.sleep(0.05)
+
+    deployment = serve.deployment(
+        name="Refiner",
+        num_replicas=settings.ray_replicas,
+        ray_actor_options={"num_cpus": settings.ray_cpus, "num_gpus": settings.ray_gpus},
+        max_ongoing_requests=settings.max_requests + _REFUSALS,
+        graceful_shutdown_timeout_s=settings.drain_timeout_s,
+        user_config={"is_draining": is_draining},
+    )(Refiner)
+    serve.run(deployment.bind(), name=APPLICATION, route_prefix="/")
