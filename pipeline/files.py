@@ -1,19 +1,36 @@
-"""Files that are either there as a whole or not at all."""
+"""Files that are either there as a whole or not at all, on a disk or in an object store.
+
+A path of an object store is a `upath.UPath`, which has the methods of `pathlib.Path` but is none;
+`scripts.options.parse_path` makes them. Only what has no common method is told apart here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def is_local(path: Path) -> bool:
+    """A path of this machine's file systems, shared ones among them; not of an object store."""
+    return isinstance(path, Path)
 
 
 def write_atomically(
     path: Path, content: bytes | Iterable[bytes], partial_folder: Path | None = None
 ) -> str:
-    """Write a file under a temporary name and rename it.
+    """Write a file under a temporary name and rename it; to an object store, put it at once.
 
     Args:
         path: final name; its folder is made if it is missing.
@@ -28,8 +45,10 @@ def write_atomically(
         OSError: the disk is full or the folder not writable; it names the file. Nothing is left
             behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     pieces = [content] if isinstance(content, bytes) else content
+    if not is_local(path):
+        return _put(path, pieces)
+    path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     partial = (partial_folder or path.parent) / f"{uuid.uuid4().hex}.partial"
     try:
@@ -47,6 +66,61 @@ def write_atomically(
     return digest.hexdigest()
 
 
+def _put(path: Any, pieces: Iterable[bytes]) -> str:
+    """An object is there when the last byte of its upload is, so no other name is needed."""
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(suffix=".partial") as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+        file.flush()
+        path.fs.put_file(file.name, path.path)
+    return digest.hexdigest()
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """The content of a file; None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def claimed(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes out while this one works; object stores know no locks.
+
+    Args:
+        path: a file for the purpose.
+        what: is claimed, for the message.
+
+    Raises:
+        ValueError: another process is at it.
+    """
+    if not is_local(path):
+        yield
+        return
+    with path.open("ab") as file:
+        claim(file, what)
+        yield
+
+
+def claim(file: IO[bytes], what: str) -> None:
+    """Keep other processes out until this one closes the file or ends.
+
+    Raises:
+        ValueError: another process has claimed it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{what}: another run is using it") from None
+    except OSError:
+        return  # some network drives know no locks
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
@@ -62,7 +136,8 @@ def stamp(path: Path) -> str:
         status = path.stat()
     except OSError:
         return "missing"
-    return f"{status.st_size}:{status.st_mtime_ns}"
+    changed = status.st_mtime_ns if is_local(path) else status.st_mtime
+    return f"{status.st_size}:{changed}"
 
 
 def find_files(folder: Path) -> list[Path]:
@@ -74,7 +149,16 @@ def find_files(folder: Path) -> list[Path]:
     Raises:
         OSError: a folder cannot be read.
     """
+    if not is_local(folder):
+        return sorted(_objects_below(folder), key=str)
     return sorted(_files_below(folder, frozenset()))
+
+
+def _objects_below(folder: Path) -> Iterator[Path]:
+    """One listing: object stores have no folders to walk."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def _files_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from pipeline.version import VERSION
 COMMANDS = {
     "demo": "refine coarse masks on photographs that come along, and draw what changed",
     "refine": "sharpen the masks of a prediction folder, a COCO results json or mask files",
+    "extract": "cut a patch dataset for training from predictions and ground truth",
     "evaluate": "say with the field's metrics what refinement did, and where it did harm",
     "serve": "answer POST /refine over HTTP, with a page to see it work",
     "train-refiner": "train the patch network on photographs with instance maps",

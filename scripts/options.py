@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.settings import PatchSettings
+
+if TYPE_CHECKING:
+    from pipeline.distributed import Cluster
 
 SHOWN_ITEMS = 20
 
@@ -41,24 +46,72 @@ def add_network_options(group: argparse._ArgumentGroup) -> None:
     """Where and how a network runs, and which patches it sees."""
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     group.add_argument("--backend", choices=["auto", "torch", "openvino"], default="auto")
+    add_patch_options(group, PatchSettings.nms_iou, "what the weights were made for")
+
+
+def add_patch_options(group: argparse._ArgumentGroup, nms_iou: float, patch_size: str) -> None:
+    """Which patches are cut; the defaults are the command's own."""
     group.add_argument(
         "--patch-size",
         type=_patch_size,
         metavar="N|auto",
         help="side of the patches in image pixels, even; auto follows the size of the object "
-        "(default: what the weights were made for)",
+        f"(default: {patch_size})",
     )
     group.add_argument(
-        "--padding", type=int, metavar="N", help="context around a patch, pixels (default: ditto)"
+        "--padding",
+        type=int,
+        metavar="N",
+        help="context around a patch, pixels (default: what the weights were made for, else 0)",
     )
     group.add_argument(
         "--nms-iou",
         type=float,
-        default=PatchSettings.nms_iou,
+        default=nms_iou,
         metavar="IOU",
         help="patches that overlap by this much or more are thinned: lower is faster "
         "(default: %(default)s)",
     )
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """On how many cores or machines to run."""
+    group = parser.add_argument_group("distribution")
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes on this machine, by Ray; 0 works in this process (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="ADDR",
+        help="a running Ray cluster (auto, host:port or ray://host:port); inputs and output must "
+        "be on shared storage",
+    )
+
+
+def asks_for_cluster(arguments: argparse.Namespace) -> bool:
+    """The command is to be distributed.
+
+    Raises:
+        ValueError: the options contradict one another.
+    """
+    if arguments.workers < 0:
+        raise ValueError(f"--workers: expected an int >= 0, got {arguments.workers}")
+    if arguments.workers and arguments.ray_address:
+        raise ValueError(
+            "--workers, --ray-address: expected one of them; a cluster has its own workers"
+        )
+    return bool(arguments.workers or arguments.ray_address)
+
+
+def open_cluster(arguments: argparse.Namespace) -> AbstractContextManager[Cluster]:
+    """Start or join Ray as the options say, and tell where to watch it."""
+    from pipeline.distributed import open_cluster as open_  # ray takes seconds to import
+
+    return open_(arguments.workers or None, arguments.ray_address)
 
 
 def patch_settings(

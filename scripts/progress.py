@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 5.0
+
+
+def per_second() -> Callable[[int], str]:
+    """Start a clock; what it returns says how many of a count that is one second's share."""
+    started = time.monotonic()
+
+    def say(count: int) -> str:
+        return f"{count / max(time.monotonic() - started, 1e-3):.0f}/s"
+
+    return say
 
 
 class ProgressLine:

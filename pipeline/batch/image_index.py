@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path, PurePosixPath
 
 from pipeline.files import find_files
@@ -35,6 +36,12 @@ class ImageIndex:
                 self._by_stem.setdefault(path.stem, []).append(path)
         if not self._by_stem:
             raise ValueError(f"{folder}: expected images ({_suffixes()}), found none")
+
+    def part(self, stems: Iterable[str]) -> ImageIndex:
+        """The same with images of these stems alone: small to send to another process."""
+        part = copy(self)
+        part._by_stem = {stem: self._by_stem[stem] for stem in stems if stem in self._by_stem}
+        return part
 
     def find(self, stems: Sequence[str]) -> Path:
         """The one image with the first of the stems that any image has.

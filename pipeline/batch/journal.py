@@ -9,10 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from pipeline.files import claim
 
 Entry = Mapping[str, Any]
 
@@ -46,7 +43,7 @@ class Journal:
         self._end = path.open("ab", buffering=0)
         self._file = path.open("rb")
         try:
-            self._claim()
+            claim(self._end, str(path.parent))
             found = None if start_over else self._load()
             if found is not None and not self._is_same(found, header):
                 if self._positions:
@@ -94,17 +91,6 @@ class Journal:
                 error.filename = str(self.path)
                 raise
         return position
-
-    def _claim(self) -> None:
-        """Keep other processes out until this one closes the file or ends."""
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._end, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{self.path.parent}: another run is using it") from None
-        except OSError:
-            return  # some network drives know no locks
 
     @staticmethod
     def _is_same(found: Entry, header: Entry) -> bool:

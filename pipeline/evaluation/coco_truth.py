@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ class CocoTruth:
             image["id"]: str(image.get("file_name") or image.get("coco_url") or image["id"])
             for image in self._images.values()
         }
+
+    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+        """The json."""
+        return [self.path]
+
+    def part(self, keys: Collection[str]) -> CocoTruth:
+        """The same with these images alone; annotations keep their numbers."""
+        part = copy(self)
+        part._images = {key: self._images[key] for key in keys}
+        ids = [image["id"] for image in part._images.values()]
+        part._annotations = {i: self._annotations[i] for i in ids if i in self._annotations}
+        annotations = self.content["annotations"]
+        part.content = {
+            "annotations": {
+                n: annotations[n] for found in part._annotations.values() for n in found
+            }
+        }
+        return part
 
     def read(self, key: str) -> AnnotatedImage:
         """The annotations of the image in their order; `iscrowd` ones are regions."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pipeline.formats.cityscapes import IMAGE_SUFFIX
@@ -64,6 +64,12 @@ class GroundTruth(Protocol):
 
     def image_id(self, key: str) -> ImageId | None:
         """What a COCO json calls the image; None in other formats."""
+
+    def files(self, key: str) -> Sequence[Path]:
+        """What the annotations of an image are read from."""
+
+    def part(self, keys: Collection[str]) -> GroundTruth:
+        """The same with these images alone: small to send to another process."""
 
     def read(self, key: str) -> AnnotatedImage:
         """Read the annotations of an image.

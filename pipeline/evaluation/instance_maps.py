@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,16 @@ class InstanceMaps:
 
     def image_id(self, key: str) -> None:
         """There are no ids."""
+
+    def files(self, key: str) -> Sequence[Path]:
+        """The PNG."""
+        return [self._files[key]]
+
+    def part(self, keys: Collection[str]) -> InstanceMaps:
+        """The same with these images alone."""
+        part = copy(self)
+        part._files = {key: self._files[key] for key in keys}
+        return part
 
     def read(self, key: str) -> AnnotatedImage:
         """One annotation per value, in order of the values."""

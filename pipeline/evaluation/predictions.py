@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +30,19 @@ class Predictions(Protocol):
 
     def keys(self) -> Sequence[str]:
         """Names of the images, as `image_key` gives them."""
+
+    def count(self, key: str) -> int:
+        """Number of instances of an image, before any mask is read.
+
+        Raises:
+            ValueError: as for `read`.
+        """
+
+    def files(self, key: str) -> Sequence[Path]:
+        """What the instances of an image are read from, as far as it can be told."""
+
+    def part(self, keys: Collection[str]) -> Predictions:
+        """The same with these images alone: small to send to another process."""
 
     def read(self, key: str, size: Size) -> Prediction:
         """Read the instances of an image.
@@ -62,6 +76,25 @@ class CityscapesPredictions:
         """Names of the txts without endings."""
         return list(self._files)
 
+    def count(self, key: str) -> int:
+        """Files that the txt names."""
+        return len(self._parse(key).lines)
+
+    def files(self, key: str) -> Sequence[Path]:
+        """The txt and its masks; the txt alone where it is damaged."""
+        path = self._files[key]
+        try:
+            lines = self._parse(key).lines
+        except ValueError:
+            return [path]
+        return [path, *(path.parent / line.file for line in lines)]
+
+    def part(self, keys: Collection[str]) -> CityscapesPredictions:
+        """The same with these images alone."""
+        part = copy(self)
+        part._files = {key: self._files[key] for key in keys}
+        return part
+
     def read(self, key: str, size: Size) -> Prediction:
         """Read the txt and its masks.
 
@@ -70,14 +103,16 @@ class CityscapesPredictions:
         """
         if key not in self._files:
             return Prediction(size, ())
-        path = self._files[key]
-        parsed = cityscapes.parse_prediction_file(path, self._folder)
-        last = {os.path.normpath(line.file): line for line in parsed.lines}
-        parsed = replace(parsed, lines=tuple(last.values()))
+        parsed = self._parse(key)
         instances = cityscapes.read_instances(parsed)
         for line, instance in zip(parsed.lines, instances, strict=True):
-            _check_size(instance.mask, size, str(path.parent / line.file))
+            _check_size(instance.mask, size, str(parsed.path.parent / line.file))
         return Prediction(size, instances)
+
+    def _parse(self, key: str) -> cityscapes.PredictionFile:
+        parsed = cityscapes.parse_prediction_file(self._files[key], self._folder)
+        last = {os.path.normpath(line.file): line for line in parsed.lines}
+        return replace(parsed, lines=tuple(last.values()))
 
 
 class CocoPredictions:
@@ -107,6 +142,21 @@ class CocoPredictions:
         """Stems of the file names, or ids."""
         return list(self._ids)
 
+    def count(self, key: str) -> int:
+        """Entries of the image."""
+        return len(self._results.by_image[self._ids[key]])
+
+    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+        """The json."""
+        return [self._results.path]
+
+    def part(self, keys: Collection[str]) -> CocoPredictions:
+        """The same with these images alone; entries keep their numbers."""
+        part = copy(self)
+        part._ids = {key: self._ids[key] for key in keys}
+        part._results = self._results.part(part._ids.values())
+        return part
+
     def read(self, key: str, size: Size) -> Prediction:
         """Decode the instances of an image."""
         image_id = self._ids.get(key, self._ids.get(key.lstrip("0")))
@@ -127,6 +177,18 @@ class MaskFiles:
     def keys(self) -> Sequence[str]:
         """The name of the image."""
         return [self._key]
+
+    def count(self, key: str) -> int:  # noqa: ARG002
+        """Mask files."""
+        return len(self._masks)
+
+    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+        """The mask files."""
+        return self._masks
+
+    def part(self, keys: Collection[str]) -> MaskFiles:  # noqa: ARG002
+        """There is but one image."""
+        return self
 
     def read(self, key: str, size: Size) -> Prediction:
         """Read the masks."""

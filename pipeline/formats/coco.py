@@ -23,9 +23,16 @@ class CocoResults:
     """
 
     path: Path
-    records: tuple[Mapping[str, Any], ...]  # in the order of the file
+    records: Mapping[int, Mapping[str, Any]]  # by position in the file
     by_image: Mapping[ImageId, tuple[int, ...]]  # image id -> positions in records
     strays: Mapping[int, str]  # position of an entry without an image -> what is wrong with it
+
+    def part(self, image_ids: Iterable[ImageId]) -> CocoResults:
+        """The results of these images alone; records keep their positions."""
+        by_image = {image_id: self.by_image[image_id] for image_id in image_ids}
+        positions = [index for found in by_image.values() for index in found]
+        records = {index: self.records[index] for index in positions}
+        return CocoResults(self.path, records, by_image, {})
 
 
 def load_results(path: Path) -> CocoResults:
@@ -53,7 +60,7 @@ def load_results(path: Path) -> CocoResults:
         else:
             by_image.setdefault(image_id, []).append(index)
     positions = {key: tuple(value) for key, value in by_image.items()}
-    return CocoResults(path, tuple(content), positions, strays)
+    return CocoResults(path, dict(enumerate(content)), positions, strays)
 
 
 @dataclass(frozen=True)

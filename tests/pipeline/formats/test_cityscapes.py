@@ -61,7 +61,7 @@ def test_the_references_folder_is_read(reference_folder, golden):
     num_lines = sum(len(p.read_text().splitlines()) for p in reference_folder.glob("*.txt"))
     assert len(read) == num_lines
     results = coco.load_results(golden / "formats/coarse.json")
-    for record in results.records:
+    for record in results.records.values():
         instance = read[record["anno_file"]]
         assert instance.label == record["category_id"]
         assert instance.score == record["score"]
