@@ -33,7 +33,10 @@ class Moves(KeepCoarse):
         return np.where(moved > 0, 20, -20).astype(np.float32)
 
 
-def refined(coarse: Mask, predictor, settings=PatchSettings(patch_size=64)) -> Mask:
+SETTINGS = PatchSettings(patch_size=64)
+
+
+def refined(coarse: Mask, predictor, settings=SETTINGS) -> Mask:
     image = np.zeros((*SIZE, 3), np.uint8)
     prediction = Prediction(SIZE, (Instance(coarse, 0, 1.0),))
     return refine(image, prediction, predictor, settings).instances[0].mask
