@@ -16,7 +16,8 @@ from pipeline.formats.cityscapes import (
 def truth(tmp_path):
     instance_map = np.zeros((120, 160), np.uint8)
     instance_map[20:60, 20:70] = 1
-    instance_map[70:110, 90:150] = 7
+    ys, xs = np.mgrid[:120, :160]
+    instance_map[np.hypot(ys - 90, (xs - 120) / 1.4) < 25 + 3 * np.sin(xs / 3)] = 7
     instance_map[0, 0] = 255
     (tmp_path / "masks").mkdir()
     Image.fromarray(instance_map).save(tmp_path / "masks" / "a.png")
