@@ -8,17 +8,28 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
 
 import ray
 from ray import exceptions
 
+from pipeline.batch.engine import Outcome, ReadImage, Tell, read_image, write_image
+from pipeline.batch.job import Job
+from pipeline.batch.journal import Journal
 from pipeline.extraction.shard import Shard, ShardResult, extract_shard, try_image
+from pipeline.predictor import MaskPredictor
+from pipeline.refine import Answer, Plan, predict
+from pipeline.settings import PatchSettings
 
 RETRIES = 2  # of a task whose process or machine died
+BYTES_PER_IMAGE = 64_000_000  # 2048 x 1024 RGB with masks, and logits of 565 patches of 128 px
 WAITING_PER_CPU = 2  # tasks submitted for each core: the next one is there when one ends
 _LOST = (
     exceptions.WorkerCrashedError,
@@ -70,7 +81,17 @@ class Cluster:
     @property
     def num_cpus(self) -> int:
         """Cores of all machines that are there now."""
-        return max(int(ray.cluster_resources().get("CPU", 0)), 1)  # type: ignore[no-untyped-call]
+        return max(int(_resource("CPU")), 1)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all machines that are there now."""
+        return int(_resource("GPU"))
+
+    @property
+    def object_store_bytes(self) -> int:
+        """Shared memory of all machines for what travels between processes."""
+        return int(_resource("object_store_memory"))
 
     def extract(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Have shards done by tasks; an engine of `pipeline.extraction.run.extract`.
@@ -81,8 +102,8 @@ class Cluster:
         pending: dict[Any, Shard] = {}
         while True:
             room = WAITING_PER_CPU * self.num_cpus - len(pending)
-            for shard in _next(waiting, room):
-                pending[_extract.remote(shard, {})] = shard
+            for shard in islice(waiting, max(room, 0)):
+                pending[_extract_task.remote(shard, {})] = shard
             if not pending:
                 return
             (done,), _ = ray.wait(list(pending), num_returns=1)
@@ -90,24 +111,163 @@ class Cluster:
             result = _value(done)
             yield result if result is not None else _without_the_culprit(shard)
 
+    def refiner(
+        self, load: Callable[[], MaskPredictor], input_size: int, batch_size: int, device: str
+    ) -> RefiningCluster:
+        """The engine that refines here.
+
+        Args:
+            load: makes the network; called in the processes of the actors.
+            input_size: S of the network, in pixels.
+            batch_size: patches predicted together.
+            device: auto (GPUs where there are some), cpu or cuda.
+        """
+        on_gpus = device == "cuda" or (device == "auto" and self.num_gpus > 0)
+        return RefiningCluster(self, load, input_size, batch_size, on_gpus)
+
+
+class RefiningCluster:
+    """Refines the images of a job; an engine of `pipeline.batch.run.run_batch`.
+
+    An image is a task that reads it and chooses its patches, a call of an actor that holds the
+    network, and a task that reassembles and writes. Between them an image and its masks (bitmaps
+    of their windows) travel once, and the logits of its patches once; where there is one machine
+    nothing is copied. So many images are on their way as fit into Ray's object store.
+
+    Args:
+        cluster: where.
+        load: makes the network; called in the processes of the actors.
+        input_size: S of the network, in pixels.
+        batch_size: patches predicted together.
+        on_gpus: an actor for each GPU; else one for each core.
+
+    Raises:
+        ValueError: the network cannot be made there, or there is no GPU.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        load: Callable[[], MaskPredictor],
+        input_size: int,
+        batch_size: int,
+        on_gpus: bool,
+    ) -> None:
+        if batch_size <= 0:
+            raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
+        self.input_size = input_size
+        self._cluster = cluster
+        count = cluster.num_gpus if on_gpus else cluster.num_cpus
+        if count == 0:
+            raise ValueError("--device cuda: expected a cluster with GPUs, found none")
+        # Half a core each for the actors leaves the other half to the tasks: all find a place
+        # whatever the number of cores, and both together fill it.
+        actor = _network_actor.options(
+            num_cpus=0.5, num_gpus=int(on_gpus), scheduling_strategy="SPREAD"
+        )
+        self._actors = [actor.remote(load, batch_size, on_gpus) for _ in range(count)]
+        for ready in [actor.load.remote() for actor in self._actors]:
+            if _value(ready) is None:
+                raise ValueError(
+                    "network: expected it to load on the cluster, but its process died"
+                )
+
+    def __call__(self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell) -> None:
+        """Do all images of a job."""
+        run = _Refinement(job, settings, journal, tell, self._actors)
+        keys = iter(job.keys())
+        limit = max(self._cluster.object_store_bytes // BYTES_PER_IMAGE, 2)
+        limit = min(limit, WAITING_PER_CPU * (self._cluster.num_cpus + len(self._actors)))
+        while True:
+            for key in islice(keys, max(limit - run.num_images, 0)):
+                run.begin(key)
+            if run.num_images == 0:
+                break
+            run.go_on()
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step of an image that is being done."""
+
+    kind: str  # read, predict or write
+    key: str
+    planned: Any = None  # reference to the image and its patches
+    image: ReadImage | None = None
+    answer: Any = None  # reference to what the network says
+    actor: int = -1
+    attempt: int = 1
+
+
+class _Refinement:
+    """The images on their way through a cluster."""
+
+    def __init__(
+        self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell, actors: list[Any]
+    ) -> None:
+        self._job, self._settings, self._journal, self._tell = job, settings, journal, tell
+        self._actors = actors
+        self._busy = [0] * len(actors)  # calls that each actor has
+        self._steps: dict[Any, _Step] = {}  # by the reference that says when a step is done
+        self._suspects: deque[_Step] = deque()  # images whose actor died, to be tried alone
+
+    @property
+    def num_images(self) -> int:
+        """Images on their way."""
+        return len(self._steps) + len(self._suspects)
+
+    def begin(self, key: str) -> None:
+        """Have an image read."""
+        known = self._journal.read(key) if key in self._journal else None
+        done, planned = _read_task.remote(self._job.part(key), key, known, self._settings)
+        self._steps[done] = _Step("read", key, planned)
+
+    def go_on(self) -> None:
+        """Wait until some step is done and begin the next one of its image."""
+        if self._suspects and not any(self._busy):
+            self._predict(self._suspects.popleft())
+        (done,), _ = ray.wait(list(self._steps), num_returns=1)
+        step = self._steps.pop(done)
+        if step.actor >= 0:
+            self._busy[step.actor] -= 1
+        result = _value(done)
+        if result is None:
+            self._retry(step)
+        elif isinstance(result, Outcome):
+            self._tell(result)
+        elif step.kind == "read":
+            self._predict(replace(step, image=result))
+        else:
+            written = _write_task.remote(self._job.part(step.key), step.image, step.answer)
+            self._steps[written] = _Step("write", step.key)
+
+    def _predict(self, step: _Step) -> None:
+        actor = min(range(len(self._actors)), key=self._busy.__getitem__)
+        self._busy[actor] += 1
+        done, answer = self._actors[actor].predict.remote(step.planned)
+        self._steps[done] = replace(step, kind="predict", answer=answer, actor=actor)
+
+    def _retry(self, step: _Step) -> None:
+        """An actor that dies takes all its calls along: each is tried again, alone."""
+        if step.kind == "predict" and step.attempt <= RETRIES:
+            self._suspects.append(replace(step, actor=-1, attempt=step.attempt + 1))
+        else:
+            self._tell(Outcome(step.key, reason=DIED))
+
 
 def _without_the_culprit(shard: Shard) -> ShardResult:
     """Do a shard whose task died, without the images that end their process also when alone."""
-    tries = {key: _try.remote(shard, key) for key in shard.keys}
+    tries = {key: _try_task.remote(shard, key) for key in shard.keys}
     crashed = {key: DIED for key, task in tries.items() if _value(task) is None}
     for without in (crashed, dict.fromkeys(shard.keys, f"{DIED}, with others of its shard")):
-        result = _value(_extract.remote(shard, without))
+        result = _value(_extract_task.remote(shard, without))
         if result is not None:
             return result  # type: ignore[no-any-return]
     raise ValueError(f"{shard.name}: expected a process that lives long enough to leave it empty")
 
 
-def _next(items: Iterator[Shard], count: int) -> Iterator[Shard]:
-    for _ in range(count):
-        item = next(items, None)
-        if item is None:
-            return
-        yield item
+def _resource(name: str) -> float:
+    return float(ray.cluster_resources().get(name, 0))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -152,12 +312,70 @@ def _be_one_of_many() -> None:
     logging.basicConfig(level=logging.INFO)
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
 def _extract(shard: Shard, crashed: dict[str, str]) -> Any:
     return _telling(extract_shard, shard, crashed)
 
 
-@ray.remote(num_cpus=1, max_retries=RETRIES)
+def _read(job: Job, key: str, known: Any, settings: PatchSettings) -> tuple[Any, Plan | None]:
+    """What is known of the image, for the scheduling process, and its plan, for an actor."""
+    result = _telling(read_image, job, key, known, settings)
+    return result if isinstance(result, tuple) else (result, None)
+
+
+class _Network:
+    """The network in a process of its own."""
+
+    def __init__(self, load: Callable[[], MaskPredictor], batch_size: int, on_gpu: bool) -> None:
+        self._load, self._batch_size, self._on_gpu = load, batch_size, on_gpu
+        self._predictor: MaskPredictor | None = None
+
+    def load(self) -> Any:
+        """Make the network; errors for the user become values."""
+
+        def load() -> bool:
+            if self._predictor is None:
+                with nullcontext() if self._on_gpu else _one_core():
+                    self._predictor = self._load()
+            return True
+
+        return _telling(load)
+
+    @ray.method(num_returns=2)
+    def predict(self, planned: Plan) -> tuple[Any, Answer | None]:
+        """Whether it went well, and the answer."""
+        loaded = self.load()  # after a restart
+        if self._predictor is None:
+            return loaded, None
+        (answer,) = predict([planned], self._predictor, self._batch_size)
+        return True, answer
+
+
+def _write(job: Job, image: ReadImage, answer: Answer) -> Any:
+    return _telling(write_image, job, image, answer)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Let libraries that count the cores while they load see one: there is an actor for each."""
+    if not hasattr(os, "sched_setaffinity"):  # only Linux can
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def _try(shard: Shard, key: str) -> Any:
     _telling(try_image, shard, key)
     return True
+
+
+# Ray's types know no tasks of several results.
+_extract_task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_extract)
+_try_task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_try)
+_read_task: Any = ray.remote(num_cpus=0.5, max_retries=RETRIES, num_returns=2)(_read)
+_write_task: Any = ray.remote(num_cpus=0.5, max_retries=RETRIES)(_write)
+_network_actor: Any = ray.remote(max_restarts=-1)(_Network)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.settings import PatchSettings
+from refiner.predictor import BACKENDS
 
 if TYPE_CHECKING:
     from pipeline.distributed import Cluster
@@ -45,7 +46,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
 def add_network_options(group: argparse._ArgumentGroup) -> None:
     """Where and how a network runs, and which patches it sees."""
     group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    group.add_argument("--backend", choices=["auto", "torch", "openvino"], default="auto")
+    group.add_argument("--backend", choices=BACKENDS, default="auto")
     add_patch_options(group, PatchSettings.nms_iou, "what the weights were made for")
 
 

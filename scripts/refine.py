@@ -6,26 +6,32 @@ bpr refine predictions --images leftImg8bit/val --out refined
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pipeline.batch.cityscapes_job import CityscapesJob
 from pipeline.batch.coco_job import CocoJob
+from pipeline.batch.engine import Engine, InThisProcess
 from pipeline.batch.job import Job
 from pipeline.batch.mask_files_job import MaskFilesJob
 from pipeline.batch.run import Progress, run_batch
 from pipeline.refine import DEFAULT_BATCH_SIZE
 from pipeline.version import VERSION
-from refiner.checkpoints import DEFAULT_WEIGHTS
+from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from refiner.predictor import load_predictor
 from scripts.main import INPUT_FAILED
 from scripts.options import (
+    add_cluster_options,
     add_network_options,
     add_prediction,
+    asks_for_cluster,
+    open_cluster,
     parse_path,
     patch_settings,
     print_some,
 )
-from scripts.progress import ProgressLine
+from scripts.progress import ProgressLine, per_second
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="do again what an earlier run has done"
     )
     add_refine_options(parser)
+    add_cluster_options(parser)
 
 
 def add_refine_options(parser: argparse.ArgumentParser) -> None:
@@ -78,19 +85,21 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some images failed."""
     job = _job(arguments)
-    predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
-    config = predictor.config
-    settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
-    about = {"bpr": VERSION, "weights": predictor.name, "weights_sha256": predictor.weights_sha256}
-    with ProgressLine("images", len(job.keys())) as line:
-        progress = run_batch(
-            job,
-            predictor,
-            settings,
-            arguments.batch_size,
-            about,
-            arguments.overwrite,
-            lambda progress: line.show(progress.finished, _remark(progress)),
+    load = partial(load_predictor, arguments.weights, arguments.device, arguments.backend)
+    if asks_for_cluster(arguments):
+        from refiner.checkpoints import load_model  # torch takes seconds to import
+
+        model = load_model(arguments.weights)
+        with open_cluster(arguments) as cluster:
+            engine: Engine = cluster.refiner(
+                load, model.config.input_size, arguments.batch_size, arguments.device
+            )
+            progress = _refine(arguments, job, engine, model.config, model.name, model.sha256)
+    else:
+        predictor = load()
+        engine = InThisProcess(predictor, arguments.batch_size)
+        progress = _refine(
+            arguments, job, engine, predictor.config, predictor.name, predictor.weights_sha256
         )
     print(
         f"{progress.refined} of {progress.total} images refined ({progress.patches} patches), "
@@ -101,6 +110,28 @@ def run(arguments: argparse.Namespace) -> int:
     print_some("still holds an earlier result of", progress.stale, f", all in {job.report}")
     print_some("failed", failures, f", all in {job.report}")
     return INPUT_FAILED if progress.failures else 0
+
+
+def _refine(
+    arguments: argparse.Namespace,
+    job: Job,
+    engine: Engine,
+    config: ModelConfig,
+    weights: str,
+    weights_sha256: str,
+) -> Progress:
+    settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
+    about = {"bpr": VERSION, "weights": weights, "weights_sha256": weights_sha256}
+    with ProgressLine("images", len(job.keys())) as line:
+        rate = per_second()
+        return run_batch(
+            job,
+            engine,
+            settings,
+            about,
+            arguments.overwrite,
+            lambda progress: line.show(progress.finished, _remark(progress, rate)),
+        )
 
 
 def _job(arguments: argparse.Namespace) -> Job:
@@ -125,6 +156,6 @@ def _job(arguments: argparse.Namespace) -> Job:
     return CocoJob(pred, arguments.images, arguments.images_json, arguments.out)
 
 
-def _remark(progress: Progress) -> str:
-    remark = f"{progress.patches} patches"
+def _remark(progress: Progress, rate: Callable[[int], str]) -> str:
+    remark = f"{progress.patches} patches, {rate(progress.patches)}"
     return remark + f", {len(progress.failures)} failed" if progress.failures else remark

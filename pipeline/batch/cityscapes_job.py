@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,6 @@ class CityscapesJob:
         }
         if not self._paths:
             raise ValueError(f"{folder}: expected predictions outside of {out}, found none")
-        self._empty: dict[str, bytes] = {}
         self._masks = {key: self._list_masks(key) for key in self._paths}
         self._owners: dict[str, str] = {}  # the txt that each mask belongs to: the first
         for key, names in self._masks.items():
@@ -56,6 +57,15 @@ class CityscapesJob:
     def keys(self) -> Sequence[str]:
         """Relative paths of the txts, sorted."""
         return list(self._paths)
+
+    def part(self, key: str) -> CityscapesJob:
+        """The job with one txt."""
+        part = copy(self)
+        path, names = self._paths[key], self._masks[key]
+        part._paths, part._masks = {key: path}, {key: names}
+        part._owners = {name: self._owners[name] for name in names}
+        part._images = self._images.part(cityscapes.image_stems(cityscapes.image_stem(path)))
+        return part
 
     def stamp(self, key: str) -> str:
         """Changes when the txt, one of its masks, or the image does."""
@@ -72,7 +82,6 @@ class CityscapesJob:
         path = self._paths[key]
         parsed = cityscapes.parse_prediction_file(path, self.source)
         if not parsed.lines:
-            self._empty[key] = parsed.content
             raise ValueError(
                 f"{path}: expected lines 'file label score', got an empty file; "
                 "nothing to refine, it is copied as it is"
@@ -109,7 +118,11 @@ class CityscapesJob:
 
     def finish(self, journal: Journal, failed: Set[str]) -> None:
         """Copy empty txts: an evaluation wants one for each image."""
-        self._out.write(self._empty)
+        for key in failed:
+            with suppress(ValueError):  # damaged: it is among the failures with the reason
+                parsed = cityscapes.parse_prediction_file(self._paths[key], self.source)
+                if not parsed.lines:
+                    self._out.write({key: parsed.content})
 
     def existing_output(self) -> Path | None:
         """The first file that a run would overwrite."""

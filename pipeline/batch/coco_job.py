@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
+from copy import copy
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.batch.image_index import ImageIndex
@@ -58,6 +59,22 @@ class CocoJob:
     def keys(self) -> Sequence[str]:
         """Image ids in the order of their first entry, then the entries without one."""
         return [*self._ids, *self._strays]
+
+    def part(self, key: str) -> CocoJob:
+        """The job with the entries of one image; they keep their numbers."""
+        part = copy(self)
+        part._strays = {key: self._strays[key]} if key in self._strays else {}
+        image_id = self._ids.get(key)
+        part._ids = {} if image_id is None else {key: image_id}
+        part._results = self._results.part(part._ids.values())
+        stems = [key, key.zfill(12)]
+        if self._entries is not None:
+            part._entries = {}
+            if image_id in self._entries:
+                entry = part._entries[image_id] = self._entries[image_id]
+                stems = [PurePosixPath(entry.file_name).stem]
+        part._index = self._index.part(stems)
+        return part
 
     def stamp(self, key: str) -> str:
         """Changes when the image or one of its entries does."""

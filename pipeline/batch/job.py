@@ -39,6 +39,12 @@ class Job(Protocol):
     def keys(self) -> Sequence[str]:
         """Names of the images, unique and in order."""
 
+    def part(self, key: str) -> Job:
+        """The job with one image alone, for `stamp`, `read`, `write` and `is_written` of it.
+
+        It is small to send to another process, and knows nothing that changes.
+        """
+
     def stamp(self, key: str) -> str:
         """Changes when the files that an image is read from do."""
 

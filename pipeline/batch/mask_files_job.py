@@ -46,6 +46,10 @@ class MaskFilesJob:
         """The name of the image."""
         return [self.source.name]
 
+    def part(self, key: str) -> MaskFilesJob:
+        """There is but one image."""
+        return self
+
     def stamp(self, key: str) -> str:
         """Changes when a file does, or the list of masks."""
         return " ".join(f"{path}:{stamp(path)}" for path in (self.source, *self.masks))

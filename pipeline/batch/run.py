@@ -1,27 +1,21 @@
-"""The batch run: read, refine and write a job's images, overlapped, resumable, with a report."""
+"""The batch run: a job's images done by an engine, resumable, with a report."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipeline.batch.engine import Engine, Outcome
 from pipeline.batch.job import Job
 from pipeline.batch.journal import Journal, OtherSetup
 from pipeline.files import write_atomically
-from pipeline.instance import Prediction, differing_pixels
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import Answer, Plan, merge, plan, predict
 from pipeline.settings import PatchSettings
-from pipeline.threads import map_ahead
 
 JOURNAL = "journal.jsonl"
-READERS = 2  # threads that decode images and choose patches
-WRITERS = 2  # threads that reassemble and encode masks
-AHEAD = 4  # images read before the network needs them, and as many being written
 
 
 @dataclass(frozen=True)
@@ -51,24 +45,21 @@ class Progress:
 
 def run_batch(
     job: Job,
-    predictor: MaskPredictor,
+    engine: Engine,
     settings: PatchSettings,
-    batch_size: int,
     about: Mapping[str, Any],
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
     """Refine what a job holds and write its report.
 
-    Images are read ahead and written behind the network by threads; memory holds a few images,
-    whatever the size of the job. Every finished image is in the journal: after a kill the same
-    call goes on. Images that cannot be read are reported and left out.
+    Every finished image is in the journal: after a kill the same call goes on. Images that cannot
+    be read are reported and left out.
 
     Args:
         job: what to refine.
-        predictor: the network.
+        engine: who does it.
         settings: how patches are cut.
-        batch_size: patches predicted together.
         about: what else the results depend on (weights, version), json-ready; a journal made
             with another `about` or other settings is not continued.
         overwrite: forget what earlier runs did.
@@ -78,8 +69,6 @@ def run_batch(
         ValueError: the output belongs to a run with other settings, or to something else.
         OSError: the output cannot be written.
     """
-    if batch_size <= 0:
-        raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
     begun = (job.work / JOURNAL).exists()
     if not overwrite and not begun and (existing := job.existing_output()):
         raise ValueError(
@@ -89,7 +78,7 @@ def run_batch(
     header = {
         "source": str(job.source.resolve()),
         "settings": asdict(settings),
-        "input_size": predictor.input_size,
+        "input_size": engine.input_size,
         **about,
     }
     try:
@@ -102,26 +91,13 @@ def run_batch(
     with closing(journal):
         for torn in job.work.glob("*.partial"):
             torn.unlink()
-        return _run(job, predictor, settings, batch_size, header, journal, on_progress)
-
-
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """What is kept of an image on its way, or why it is not."""
-
-    key: str
-    stamp: str
-    notes: tuple[str, ...] = ()
-    source: Any = None  # of the job, for writing
-    reason: str = ""
-    is_done: bool = False
+        return _run(job, engine, settings, header, journal, on_progress)
 
 
 def _run(
     job: Job,
-    predictor: MaskPredictor,
+    engine: Engine,
     settings: PatchSettings,
-    batch_size: int,
     header: Mapping[str, Any],
     journal: Journal,
     on_progress: Callable[[Progress], None],
@@ -130,54 +106,24 @@ def _run(
     keys = job.keys()
     counts = _Counts(len(keys), on_progress)
 
-    def read(key: str) -> tuple[_Read, Plan | None]:
-        stamp = job.stamp(key)
-        if key in journal:
-            entry = journal.read(key)
-            if entry["stamp"] == stamp and job.is_written(entry):
-                return _Read(key, stamp, is_done=True), None
-        try:
-            loaded = job.read(key)
-        except ValueError as error:
-            return _Read(key, stamp, reason=str(error)), None
-        planned = plan(loaded.image, loaded.prediction, settings, key)
-        return _Read(key, stamp, loaded.notes, loaded.source), planned
+    def tell(outcome: Outcome) -> None:
+        if outcome.entry is not None:
+            journal.append(outcome.key, outcome.entry)
+            counts.finish(outcome.entry["patches"])
+        elif outcome.reason:
+            counts.fail(outcome.key, outcome.reason)
+        else:
+            counts.skip()
 
-    on_their_way: dict[str, _Read] = {}
-
-    def plans() -> Iterator[Plan]:
-        for item, planned in map_ahead(read, keys, READERS, AHEAD):
-            if planned is not None:
-                on_their_way[item.key] = item
-                yield planned
-            elif item.is_done:
-                counts.skip()
-            else:
-                counts.fail(item.key, item.reason)
-
-    def write(answer: Answer) -> tuple[_Read, Mapping[str, Any]]:
-        item = on_their_way.pop(answer.name)
-        refined = merge(answer)
-        entry = {
-            "stamp": item.stamp,
-            "instances": len(refined.instances),
-            "patches": answer.num_patches,
-            "changed_pixels": _changed_pixels(answer.prediction, refined),
-            "notes": list(item.notes),
-            **job.write(item.key, item.source, refined),
-        }
-        return item, entry
-
-    answers = predict(plans(), predictor, batch_size)
-    for item, entry in map_ahead(write, answers, WRITERS, AHEAD):
-        journal.append(item.key, entry)
-        counts.finish(entry["patches"])
-    failed = {failure.image for failure in counts.progress.failures}
+    engine(job, settings, journal, tell)
+    order = {key: position for position, key in enumerate(keys)}
+    failures = sorted(counts.progress.failures, key=lambda failure: order[failure.image])
+    failed = {failure.image for failure in failures}
     job.finish(journal, failed)
     done = set(keys) - failed
     stale = [k for k in journal if k not in done and job.leaves_files(journal.read(k))]
     elapsed = time.perf_counter() - started
-    progress = replace(counts.progress, stale=tuple(stale))
+    progress = replace(counts.progress, failures=tuple(failures), stale=tuple(stale))
     report = _report(header, progress, keys, journal, elapsed)
     write_atomically(job.report, json.dumps(report, indent=1).encode() + b"\n", job.work)
     return progress
@@ -202,13 +148,6 @@ class _Counts:
     def _change(self, **fields: Any) -> None:
         self.progress = replace(self.progress, **fields)
         self._tell(self.progress)
-
-
-def _changed_pixels(before: Prediction, after: Prediction) -> int:
-    return sum(
-        differing_pixels(coarse.mask, refined.mask)
-        for coarse, refined in zip(before.instances, after.instances, strict=True)
-    )
 
 
 def _report(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.batch.cityscapes_job import CityscapesJob
 from pipeline.batch.coco_job import CocoJob
+from pipeline.batch.engine import InThisProcess
 from pipeline.batch.mask_files_job import MaskFilesJob
 from pipeline.batch.run import run_batch
 from pipeline.formats import rle
@@ -94,7 +95,8 @@ def material(tmp_path):
 
 
 def run(job, predictor=KEEP, settings=SETTINGS, batch_size=32, about=None, **more):
-    return run_batch(job, predictor, settings, batch_size, about or {"weights": "w"}, **more)
+    engine = InThisProcess(predictor, batch_size)
+    return run_batch(job, engine, settings, about or {"weights": "w"}, **more)
 
 
 def content(folder):

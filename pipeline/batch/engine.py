@@ -1,0 +1,148 @@
+"""Who refines the images of a job: the steps of one image, and the engine of a single process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.batch.job import Job
+from pipeline.batch.journal import Entry, Journal
+from pipeline.instance import Prediction, differing_pixels
+from pipeline.predictor import MaskPredictor
+from pipeline.refine import Answer, Plan, merge, plan, predict
+from pipeline.settings import PatchSettings
+from pipeline.threads import map_ahead
+
+READERS = 2  # threads that decode images and choose patches
+WRITERS = 2  # threads that reassemble and encode masks
+AHEAD = 4  # images read before the network needs them, and as many being written
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of an image: refined, failed, or, with neither, done by an earlier run."""
+
+    key: str
+    entry: Mapping[str, Any] | None = None  # for the journal
+    reason: str = ""  # why it failed
+
+
+Tell = Callable[[Outcome], None]
+
+
+class Engine(Protocol):
+    """Takes every image of a job through its steps, in any order."""
+
+    @property
+    def input_size(self) -> int:
+        """S of the network, in pixels."""
+
+    def __call__(self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell) -> None:
+        """Do all images of a job but those that the journal knows and that are still there.
+
+        Args:
+            job: what to refine.
+            settings: how patches are cut.
+            journal: of what earlier runs have done.
+            tell: called with what became of each image, as soon as it is known, in this thread.
+
+        Raises:
+            OSError: the output cannot be written.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class ReadImage:
+    """What is kept of an image on its way to its writing."""
+
+    key: str
+    stamp: str
+    notes: tuple[str, ...] = ()
+    source: Any = None  # of the job, for writing
+
+
+def read_image(
+    job: Job, key: str, known: Entry | None, settings: PatchSettings
+) -> tuple[ReadImage, Plan] | Outcome:
+    """Read an image and choose its patches; an outcome where there is nothing more to do.
+
+    Args:
+        job: whose image it is.
+        key: of the image.
+        known: what the journal knows of it.
+        settings: how patches are cut.
+    """
+    stamp = job.stamp(key)
+    if known is not None and known["stamp"] == stamp and job.is_written(known):
+        return Outcome(key)
+    try:
+        loaded = job.read(key)
+    except ValueError as error:
+        return Outcome(key, reason=str(error))
+    planned = plan(loaded.image, loaded.prediction, settings, key)
+    return ReadImage(key, stamp, loaded.notes, loaded.source), planned
+
+
+def write_image(job: Job, image: ReadImage, answer: Answer) -> Outcome:
+    """Put the patches of an image back into its masks and write them."""
+    refined = merge(answer)
+    entry = {
+        "stamp": image.stamp,
+        "instances": len(refined.instances),
+        "patches": answer.num_patches,
+        "changed_pixels": _changed_pixels(answer.prediction, refined),
+        "notes": list(image.notes),
+        **job.write(image.key, image.source, refined),
+    }
+    return Outcome(image.key, entry)
+
+
+class InThisProcess:
+    """Images are read ahead and written behind the network by threads; memory holds a few.
+
+    Args:
+        predictor: the network.
+        batch_size: patches predicted together.
+    """
+
+    def __init__(self, predictor: MaskPredictor, batch_size: int) -> None:
+        if batch_size <= 0:
+            raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
+        self._predictor, self._batch_size = predictor, batch_size
+
+    @property
+    def input_size(self) -> int:
+        """S of the network, in pixels."""
+        return self._predictor.input_size
+
+    def __call__(self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell) -> None:
+        """Do all images of a job."""
+        on_their_way: dict[str, ReadImage] = {}
+
+        def read(key: str) -> tuple[ReadImage, Plan] | Outcome:
+            known = journal.read(key) if key in journal else None
+            return read_image(job, key, known, settings)
+
+        def plans() -> Iterator[Plan]:
+            for item in map_ahead(read, job.keys(), READERS, AHEAD):
+                if isinstance(item, Outcome):
+                    tell(item)
+                else:
+                    image, planned = item
+                    on_their_way[image.key] = image
+                    yield planned
+
+        def write(answer: Answer) -> Outcome:
+            return write_image(job, on_their_way.pop(answer.name), answer)
+
+        answers = predict(plans(), self._predictor, self._batch_size)
+        for outcome in map_ahead(write, answers, WRITERS, AHEAD):
+            tell(outcome)
+
+
+def _changed_pixels(before: Prediction, after: Prediction) -> int:
+    return sum(
+        differing_pixels(coarse.mask, refined.mask)
+        for coarse, refined in zip(before.instances, after.instances, strict=True)
+    )
