@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -17,12 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from refiner.network import ARCHITECTURES, STRIDE, PatchNetwork
+from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig, file_sha256, find_weights
+from refiner.network import PatchNetwork
 
-DEFAULT_WEIGHTS = "hrnet18s"
-"""Name of the shipped weights used where the caller names none."""
-
-_SHIPPED = Path(__file__).parent / "weights"
 _METADATA_KEY = "bpr"
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it
 
@@ -32,40 +28,6 @@ _PUBLISHED_INPUT_SIZE = {"hrnet18s": 128, "hrnet48": 256}
 # One tensor whose shape tells the published architectures apart, and its width in each
 _WIDTH_KEY = "decode_head.convs.0.conv.weight"
 _WIDTHS = {270: "hrnet18s", 720: "hrnet48"}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a program must know to use weights, kept in the same file."""
-
-    architecture: str  # a key of ARCHITECTURES
-    input_size: int  # side of the network's input in pixels, a multiple of 32
-    patch_size: int | None = None  # side in image pixels, even, > 0; None follows the object
-    padding: int = 0  # context around a patch in image pixels, >= 0
-    data: str = ""  # what the weights were trained on, in words
-    licence: str = ""  # what that allows, in words
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture: expected one of {', '.join(ARCHITECTURES)}, "
-                f"got {self.architecture!r}"
-            )
-        if not _is_int(self.input_size) or self.input_size <= 0 or self.input_size % STRIDE:
-            raise ValueError(
-                f"input_size: expected a multiple of {STRIDE} > 0, got {self.input_size!r}"
-            )
-        if self.patch_size is not None and (
-            not _is_int(self.patch_size) or self.patch_size <= 0 or self.patch_size % 2
-        ):
-            raise ValueError(
-                f"patch_size: expected an even int > 0 or None, got {self.patch_size!r}"
-            )
-        if not _is_int(self.padding) or self.padding < 0:
-            raise ValueError(f"padding: expected an int >= 0, got {self.padding!r}")
-        for name in ("data", "licence"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +49,6 @@ class ImportReport:
     architecture: str
     num_tensors: int  # read from the source, batch counters included
     config: ModelConfig
-
-
-def shipped_names() -> tuple[str, ...]:
-    """Names of the weights that came with the package, sorted."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
 
 
 def save_model(path: Path, network: PatchNetwork, config: ModelConfig, half: bool = True) -> None:
@@ -148,12 +105,12 @@ def load_model(weights: str | Path = DEFAULT_WEIGHTS) -> LoadedModel:
     Raises:
         ValueError: there is no such name or file, or the file is not what it should be.
     """
-    path, name = _find(weights)
+    path, name = find_weights(weights)
     if path.suffix == ".safetensors":
         network, config = _read_own(path)
     else:
         network, config = import_mmseg(path)
-    return LoadedModel(network.eval(), config, _sha256(path), name)
+    return LoadedModel(network.eval(), config, file_sha256(path), name)
 
 
 def import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig]:
@@ -191,37 +148,6 @@ def convert_weights(source: Path, out: Path) -> ImportReport:
     network, config, num_tensors = _import_mmseg(Path(source))
     save_model(out, network, config, half=False)
     return ImportReport(Path(source), Path(out), config.architecture, num_tensors, config)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _find(weights: str | Path) -> tuple[Path, str]:
-    """Path and name of weights; ValueError where there are none."""
-    if isinstance(weights, str) and weights in shipped_names():
-        return _SHIPPED / f"{weights}.safetensors", weights
-    path = Path(weights)
-    if path.is_file():
-        if path.suffix not in (".safetensors", ".pth", ".pt"):
-            raise ValueError(
-                f"{path}: expected a file ending in .safetensors or .pth, got {path.suffix!r}"
-            )
-        return path, path.stem
-    if path.suffix or len(path.parts) > 1:
-        raise ValueError(f"{path}: expected a file with weights, got no such file")
-    names = ", ".join(shipped_names()) or "none"
-    raise ValueError(
-        f"weights: expected a file or one of the shipped names ({names}), got {str(weights)!r}"
-    )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
@@ -343,7 +269,7 @@ def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
         if not key.endswith(_COUNTER)
     }
     _fill(network, own)
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     data = _PUBLISHED_DATA.get(sha256[:8])
     config = ModelConfig(
         architecture=architecture,

@@ -14,11 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-ARCHITECTURES = {"hrnet18s": "hrnet_w18_small_v2", "hrnet48": "hrnet_w48"}
-"""Our name of an architecture -> timm's."""
-
-STRIDE = 32
-"""Patches must be a multiple of this many pixels wide: the lowest branch sees 1/32."""
+from refiner.model_config import ARCHITECTURES
 
 # R, G, B of ImageNet on a 0..255 scale; the coarse mask 0/1 becomes -1/+1
 _MEAN = (123.675, 116.28, 103.53, 0.5)

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader
 from pipeline.settings import PatchSettings
 from pipeline.training_patches import PatchStream, StreamSettings, find_labelled_images
 from pipeline.validation import validate
-from refiner.checkpoints import ModelConfig, load_model, save_model
-from refiner.network import ARCHITECTURES, PatchNetwork, imagenet_network
-from refiner.predictor import TorchPredictor
+from refiner.checkpoints import load_model, save_model
+from refiner.model_config import ARCHITECTURES, ModelConfig
+from refiner.network import PatchNetwork, imagenet_network
 from refiner.processes import Process, joined
 from refiner.recipes import RECIPES
+from refiner.torch_predictor import TorchPredictor
 from refiner.training import Trainer, Validate
 from scripts.options import parse_path
 from scripts.progress import ProgressLine

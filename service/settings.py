@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from pipeline.refine import DEFAULT_BATCH_SIZE
 from pipeline.settings import PatchSettings
-from refiner.checkpoints import DEFAULT_WEIGHTS
+from refiner.model_config import DEFAULT_WEIGHTS
 
 ENV_PREFIX = "BPR_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"

@@ -1,5 +1,6 @@
 """What several tests need: where the material outside the repository lies."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,11 @@ def golden() -> Path:
 def photographs() -> Path:
     """Validation photographs with accurate masks: val/ and val_predictions/."""
     return _shared("data")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted models of tests stay out of the user's cache, and theirs out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

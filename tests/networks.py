@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from refiner.checkpoints import ModelConfig, save_model
+from refiner.checkpoints import save_model
+from refiner.model_config import ModelConfig
 from refiner.network import PatchNetwork, object_logits
 
 INPUT_SIZE = 32

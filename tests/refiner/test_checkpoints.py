@@ -6,14 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from refiner.checkpoints import (
-    ModelConfig,
-    convert_weights,
-    import_mmseg,
-    load_model,
-    save_model,
-    shipped_names,
-)
+from refiner.checkpoints import convert_weights, import_mmseg, load_model, save_model
+from refiner.model_config import ModelConfig, shipped_names
 
 CONFIG = ModelConfig("hrnet18s", 64, patch_size=48, padding=4, data="squares", licence="CC0")
 

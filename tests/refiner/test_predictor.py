@@ -1,12 +1,17 @@
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from refiner.network import object_logits
-from refiner.predictor import TorchPredictor, fold_batch_norms, load_predictor
+from refiner.predictor import load_predictor
+from refiner.torch_predictor import TorchPredictor, fold_batch_norms
 
+ROOT = Path(__file__).parents[2]
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 BACKENDS = [
     "torch",
@@ -107,7 +112,9 @@ def test_an_input_size_that_the_network_cannot_take_is_refused(network):
 def test_unknown_devices_and_backends_are_refused():
     with pytest.raises(ValueError, match="device: expected auto, cpu or cuda, got 'tpu'"):
         load_predictor(device="tpu")
-    with pytest.raises(ValueError, match="backend: expected auto, torch or openvino, got 'tvm'"):
+    with pytest.raises(
+        ValueError, match=r"backend: expected auto, torch, .* got 'tvm'"
+    ):
         load_predictor(device="cpu", backend="tvm")
 
 
@@ -131,5 +138,76 @@ def test_asking_for_openvino_says_how_to_install_it():
 
 
 def test_a_cpu_uses_openvino_where_it_is_installed(weights):
+    expected = {"openvino", "openvino-bf16"} if HAS_OPENVINO else {"torch"}
+    assert load_predictor(weights, device="cpu").backend in expected
+
+
+def test_auto_takes_no_bfloat16_where_exact_results_are_asked_for(weights):
     expected = "openvino" if HAS_OPENVINO else "torch"
-    assert load_predictor(weights, device="cpu").backend == expected
+    assert load_predictor(weights, device="cpu", exact=True).backend == expected
+
+
+@pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is not installed")
+class TestOpenVINO:
+    """What holds of it beyond what holds of every predictor."""
+
+    @pytest.mark.parametrize("backend", ["openvino", "openvino-bf16"])
+    def test_neither_batches_nor_threads_change_a_patch(self, weights, backend):
+        random = np.random.default_rng(1)
+        patches = random.integers(0, 2, (35, 64, 64, 4), dtype=np.uint8)
+        one = load_predictor(weights, "cpu", backend, num_threads=1)
+        three = load_predictor(weights, "cpu", backend, num_threads=3)
+        expected = one(patches)
+        np.testing.assert_array_equal(three(patches), expected)
+        for count in (1, 8, 17):
+            np.testing.assert_array_equal(three(patches[:count]), expected[:count])
+        np.testing.assert_array_equal(three(patches[20:]), expected[20:])
+
+    def test_bfloat16_changes_one_mask_pixel_in_a_thousand_at_most(self):
+        """On a photograph-like edge with the shipped weights, whose logits mean something."""
+        random = np.random.default_rng(2)
+        y, x = np.mgrid[:64, :64] - 32
+        patches = np.empty((32, 64, 64, 4), np.uint8)
+        for patch in patches:
+            angle, shift, wrong = random.uniform(0, 2 * np.pi), *random.normal(0, 4, 2)
+            distance = np.cos(angle) * x + np.sin(angle) * y - shift
+            colours = random.integers(0, 256, (2, 3))
+            patch[..., :3] = colours[(distance > 0).astype(int)] // 2 + 50
+            patch[..., :3] += random.integers(0, 20, (64, 64, 3), dtype=np.uint8)
+            patch[..., 3] = distance > wrong
+        exact = load_predictor(backend="openvino", device="cpu")(patches) > 0
+        faster = load_predictor(backend="openvino-bf16", device="cpu")(patches) > 0
+        assert np.mean(exact != (patches[..., 3] > 0)) > 0.01  # it does redraw them
+        assert np.mean(exact != faster) <= 1e-3
+
+    def test_a_model_comes_from_the_cache_the_second_time(self, weights, patches, monkeypatch):
+        first = load_predictor(weights, "cpu", "openvino")
+        monkeypatch.setattr("refiner.checkpoints.load_model", None)  # nothing may call it
+        second = load_predictor(weights, "cpu", "openvino")
+        assert second.config == first.config
+        assert second.weights_sha256 == first.weights_sha256
+        np.testing.assert_array_equal(second(patches), first(patches))
+
+    @pytest.mark.parametrize("damage", ["model.xml", "model.bin", "config.json", "folder"])
+    def test_a_damaged_or_unwritable_cache_is_done_without(
+        self, weights, patches, tmp_path, monkeypatch, damage
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        expected = load_predictor(weights, "cpu", "openvino")(patches)
+        (folder,) = (tmp_path / "bpr/openvino").iterdir()
+        if damage == "folder":
+            monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "model.xml"))
+        else:
+            (folder / damage).write_bytes((folder / damage).read_bytes()[:100])
+        found = load_predictor(weights, "cpu", "openvino")(patches)
+        np.testing.assert_array_equal(found, expected)
+
+    def test_a_cached_model_needs_no_torch(self, weights):
+        load_predictor(weights, "cpu", "openvino")
+        code = (
+            "import sys; from refiner.predictor import load_predictor; "
+            "load_predictor(sys.argv[1], 'cpu', 'auto'); assert 'torch' not in sys.modules"
+        )
+        command = [sys.executable, "-c", code, str(weights)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,99 @@
+"""What weights are: their names, their files and what a program must know to use them.
+
+No torch in here: a program that only runs a converted network starts without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+ARCHITECTURES = {"hrnet18s": "hrnet_w18_small_v2", "hrnet48": "hrnet_w48"}
+"""Our name of an architecture -> timm's."""
+
+STRIDE = 32
+"""Patches must be a multiple of this many pixels wide: the lowest branch sees 1/32."""
+
+DEFAULT_WEIGHTS = "hrnet18s"
+"""Name of the shipped weights used where the caller names none."""
+
+_SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a program must know to use weights, kept in the same file."""
+
+    architecture: str  # a key of ARCHITECTURES
+    input_size: int  # side of the network's input in pixels, a multiple of 32
+    patch_size: int | None = None  # side in image pixels, even, > 0; None follows the object
+    padding: int = 0  # context around a patch in image pixels, >= 0
+    data: str = ""  # what the weights were trained on, in words
+    licence: str = ""  # what that allows, in words
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"architecture: expected one of {', '.join(ARCHITECTURES)}, "
+                f"got {self.architecture!r}"
+            )
+        if not _is_int(self.input_size) or self.input_size <= 0 or self.input_size % STRIDE:
+            raise ValueError(
+                f"input_size: expected a multiple of {STRIDE} > 0, got {self.input_size!r}"
+            )
+        if self.patch_size is not None and (
+            not _is_int(self.patch_size) or self.patch_size <= 0 or self.patch_size % 2
+        ):
+            raise ValueError(
+                f"patch_size: expected an even int > 0 or None, got {self.patch_size!r}"
+            )
+        if not _is_int(self.padding) or self.padding < 0:
+            raise ValueError(f"padding: expected an int >= 0, got {self.padding!r}")
+        for name in ("data", "licence"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
+
+
+def shipped_names() -> tuple[str, ...]:
+    """Names of the weights that came with the package, sorted."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
+
+
+def find_weights(weights: str | Path) -> tuple[Path, str]:
+    """Where weights lie, and what they are called.
+
+    Args:
+        weights: as for `refiner.checkpoints.load_model`.
+
+    Raises:
+        ValueError: there is no such name or file.
+    """
+    if isinstance(weights, str) and weights in shipped_names():
+        return _SHIPPED / f"{weights}.safetensors", weights
+    path = Path(weights)
+    if path.is_file():
+        if path.suffix not in (".safetensors", ".pth", ".pt"):
+            raise ValueError(
+                f"{path}: expected a file ending in .safetensors or .pth, got {path.suffix!r}"
+            )
+        return path, path.stem
+    if path.suffix or len(path.parts) > 1:
+        raise ValueError(f"{path}: expected a file with weights, got no such file")
+    names = ", ".join(shipped_names()) or "none"
+    raise ValueError(
+        f"weights: expected a file or one of the shipped names ({names}), got {str(weights)!r}"
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
