@@ -134,8 +134,7 @@ def complete(app: FastAPI, has_keys: bool) -> None:
                 schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
                 schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema
-            for name in ("HTTPValidationError", "ValidationError"):  # ours are problems
-                schemas.pop(name, None)
+            _forget_validation_errors(document)
             if has_keys:
                 components["securitySchemes"] = {
                     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -146,3 +145,13 @@ def complete(app: FastAPI, has_keys: bool) -> None:
         return app.openapi_schema
 
     app.openapi = completed  # type: ignore[method-assign]
+
+
+def _forget_validation_errors(document: dict[str, Any]) -> None:
+    """Take out the answers that FastAPI would give to wrong parameters: ours are problems."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

@@ -8,6 +8,7 @@ import socket
 import time
 from types import FrameType
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -92,6 +93,18 @@ def _impatient(timeout_s: float) -> type[H11Protocol]:
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.loop.call_later(timeout_s, self._hang_up_if_silent)
+
+        def send_400_response(self, msg: str) -> None:
+            """Answer bytes that are no HTTP; uvicorn would do so on top of an answer too."""
+            cycle = self.cycle
+            if cycle is not None and not cycle.response_complete:
+                # as for a client that has left: the app must not answer any more
+                cycle.disconnected = True
+                cycle.message_event.set()
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
 
         def _hang_up_if_silent(self) -> None:
             if self.cycle is None and not self.transport.is_closing():

@@ -84,6 +84,7 @@ def send(url: str, request: Request) -> int | None:
                 said += piece
     except (ConnectionError, TimeoutError):
         return None
+    said = said.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     words = said.split(b" ", 2)
     return int(words[1]) if said.startswith(b"HTTP/1.1 ") else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import resource
 import socket
 import struct
@@ -298,6 +299,21 @@ class TestTheBody:
     def test_a_length_that_is_no_number_is_refused(self, small):
         said = talk(small, b"POST /refine HTTP/1.1\r\nHost: a\r\nContent-Length: lots\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 400")
+
+    @pytest.mark.parametrize("accept", ["*/*", "text/csv"])
+    def test_a_body_that_is_no_http_is_answered_once(self, small, accept, caplog):
+        """With text/csv the answer is there before the body goes wrong, or nearly so."""
+        head = (
+            f"POST /refine HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n5\r\n--x\r\n\r\n"
+        )
+        said = talk(small, head.encode() + b"zzz\r\nfoo")
+        assert re.findall(rb"HTTP/1.1 (\d+)", said) in ([b"400"], [b"406"])
+        until = time.monotonic() + 10
+        while small.metric("bpr_requests_in_process"):
+            assert time.monotonic() < until
+        assert "Traceback" not in caplog.text
 
     def test_a_slow_sender_is_told_so_and_gives_its_place_back(self, small):
         started = time.monotonic()

@@ -1,0 +1,167 @@
+"""What HTTP costs: latency beside the library's, throughput beside the batch job's.
+
+    python -m benchmarks.service_speed --images 24 --repeats 5
+
+Latency: one image of 2048 x 1024 with 20 instances; the library reads the same files, refines,
+and writes RLE. Throughput: `bpr refine` on a folder, and 8 clients that send the same images to
+`bpr serve` and take the same Cityscapes files back. Both sides of a ratio run in turn, in one run,
+after a warm-up; the service and `bpr refine` are processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from benchmarks.workload import WorkloadSettings, write_workload
+from pipeline.formats import cityscapes, rle
+from pipeline.images import read_image
+from pipeline.instance import Prediction
+from pipeline.refine import refine
+from pipeline.settings import PatchSettings
+from refiner.predictor import LoadedPredictor, load_predictor
+
+CLIENTS = 8
+
+
+@contextmanager
+def service(options: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
+    """`bpr serve` on a free port, ready; gives its address and process id."""
+    command = [sys.executable, "-m", "scripts.main", "serve", "--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        url = next(json.loads(line)["url"] for line in process.stderr if '"listening"' in line)
+        reader = threading.Thread(target=process.stderr.read)
+        reader.start()
+        while httpx.get(url + "/readyz").status_code != 200:
+            time.sleep(0.1)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+    reader.join()
+
+
+def parts_of(work: Path, path: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    """The request for one image of a workload."""
+    stem = cityscapes.image_stem(path)
+    image = work / "images" / f"{stem}.png"
+    parsed = cityscapes.parse_prediction_file(path, path.parent)
+    records = [
+        {
+            "category_id": instance.label,
+            "score": instance.score,
+            "segmentation": rle.encode(instance.mask),
+        }
+        for instance in cityscapes.read_instances(parsed)
+    ]
+    content = json.dumps(records).encode()
+    return [("image", (image.name, image.read_bytes())), ("instances", ("i.json", content))]
+
+
+def call_library(work: Path, path: Path, predictor: LoadedPredictor) -> int:
+    """Read, refine and encode one image as a program without the service would."""
+    parsed = cityscapes.parse_prediction_file(path, path.parent)
+    image = read_image(work / "images" / f"{cityscapes.image_stem(path)}.png").pixels
+    instances = cityscapes.read_instances(parsed)
+    config = predictor.config
+    prediction = Prediction((image.shape[0], image.shape[1]), instances)
+    refined = refine(image, prediction, predictor, PatchSettings(config.patch_size, config.padding))
+    return sum(len(rle.encode(instance.mask)["counts"]) for instance in refined.instances)
+
+
+def measure_latency(folder: Path, repeats: int) -> None:
+    """Print the medians of library calls and of single requests with the same files."""
+    work = folder / "latency"
+    write_workload(work, WorkloadSettings(1, instances=(20, 20)))
+    (path,) = cityscapes.find_prediction_files(work / "predictions")
+    parsed = cityscapes.parse_prediction_file(path, path.parent)
+    image = work / "images" / f"{cityscapes.image_stem(path)}.png"
+    files = [("image", (image.name, image.read_bytes()))]
+    files += [
+        ("masks", (line.file, (path.parent / line.file).read_bytes())) for line in parsed.lines
+    ]
+    predictor = load_predictor()
+    times: dict[str, list[float]] = {"library": [], "service": []}
+    with service() as (url, _), httpx.Client(timeout=600) as client:
+        for repeat in range(repeats + 1):
+            for name in times:
+                started = time.perf_counter()
+                if name == "library":
+                    call_library(work, path, predictor)
+                else:
+                    client.post(f"{url}/refine", files=files).raise_for_status()
+                if repeat:  # the first is the warm-up
+                    times[name].append(time.perf_counter() - started)
+    library, http = (statistics.median(times[name]) for name in ("library", "service"))
+    print(
+        f"latency, {len(parsed.lines)} instances on 2048 x 1024: library {library:.3f} s, "
+        f"service {http:.3f} s, ratio {http / library:.3f} (median of {repeats})",
+        flush=True,
+    )
+
+
+def measure_throughput(folder: Path, num_images: int) -> None:
+    """Print images per second of `bpr refine` and of 8 clients on the same folder."""
+    work = folder / "throughput"
+    instances = write_workload(work, WorkloadSettings(num_images))
+    paths = cityscapes.find_prediction_files(work / "predictions")
+    requests = [parts_of(work, path) for path in paths]
+    with service() as (url, _):
+
+        def send(parts: list[tuple[str, tuple[str, bytes]]]) -> int:
+            answer = httpx.post(
+                f"{url}/refine", files=parts, headers={"Accept": "application/zip"}, timeout=600
+            ).raise_for_status()
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                return len(archive.namelist())
+
+        send(requests[0])
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            started = time.perf_counter()
+            written = sum(pool.map(send, requests))
+            http = num_images / (time.perf_counter() - started)
+    out = work / "refined"
+    command = [
+        *(sys.executable, "-m", "scripts.main", "refine", str(work / "predictions")),
+        *("--images", str(work / "images"), "--out", str(out)),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads((out / "report.json").read_text())
+    batch = num_images / report["elapsed_s"]  # without the start of the process
+    assert written == instances + num_images
+    print(
+        f"throughput, {num_images} images of 2048 x 1024 with {instances} instances: "
+        f"batch job {batch:.3f} images/s, service with {CLIENTS} clients {http:.3f} images/s, "
+        f"ratio {http / batch:.3f}"
+    )
+
+
+def main() -> None:
+    """Measure both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure_latency(Path(folder), arguments.repeats)
+        measure_throughput(Path(folder), arguments.images)
+
+
+if __name__ == "__main__":
+    main()
