@@ -85,7 +85,13 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some images failed."""
     job = _job(arguments)
-    load = partial(load_predictor, arguments.weights, arguments.device, arguments.backend)
+    load = partial(
+        load_predictor,
+        arguments.weights,
+        arguments.device,
+        arguments.backend,
+        exact=arguments.compat,
+    )
     if asks_for_cluster(arguments):
         from refiner.checkpoints import load_model  # torch takes seconds to import
 
