@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.formats import cityscapes, coco, rle
 from pipeline.images import encode_png
-from pipeline.instance import Int64Array, Mask, Prediction
+from pipeline.instance import Int64Array, Prediction, differing_pixels
 
 JSON = "application/json"
 ZIP = "application/zip"
@@ -60,7 +60,7 @@ def describe_instances(refined: Refined, with_details: bool) -> list[dict[str, A
     instances = zip(refined.before.instances, refined.after.instances, refined.boxes, strict=True)
     for before, after, boxes in instances:
         record = coco.refined_record({**after.record, "bbox": None, "area": None}, after.mask)
-        record["changed_pixels"] = count_changed(before.mask, after.mask)
+        record["changed_pixels"] = differing_pixels(before.mask, after.mask)
         record["patches"] = len(boxes)
         if with_details:
             record["patch_boxes"] = boxes.tolist()
@@ -115,12 +115,6 @@ def encode_instance_map(prediction: Prediction, values: Sequence[int]) -> bytes:
         x0, y0, x1, y1 = instance.mask.window
         pixels[y0:y1, x0:x1][instance.mask.bitmap] = value
     return encode_png(pixels)
-
-
-def count_changed(first: Mask, second: Mask) -> int:
-    """Pixels in which two masks of one image differ."""
-    common = int(np.count_nonzero(first.bitmap & second.read(first.window)))
-    return first.area + second.area - 2 * common
 
 
 def safe_stem(name: str) -> str:

@@ -17,7 +17,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from pipeline.version import VERSION
-from refiner.predictor import LoadedPredictor
+from refiner.predictor import LoadedPredictor, load_predictor
 from service import openapi, pages
 from service.answers import MEDIA_TYPES, choose_media_type
 from service.forms import read_upload
@@ -92,6 +92,17 @@ def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI
     pages.add_routes(app)
     openapi.complete(app, has_keys=bool(settings.api_keys))
     return app
+
+
+def load_network(settings: ServiceSettings) -> LoadedPredictor:
+    """The network that the settings name.
+
+    Raises:
+        ValueError: see `load_predictor`.
+    """
+    return load_predictor(
+        settings.weights, settings.device, settings.backend, exact=settings.compat
+    )
 
 
 async def _warm_up(refinery: Refinery, gate: Gate) -> None:

@@ -19,8 +19,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from refiner.predictor import load_predictor
-from service.app import create_app
+from service.app import create_app, load_network
 from service.gate import Gate
 from service.logs import start_logging
 from service.settings import ServiceSettings
@@ -62,8 +61,7 @@ def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
     def build() -> FastAPI:
         # in the replica: an app with a network in it cannot be sent there
         start_logging(settings.log_level)
-        predictor = load_predictor(settings.weights, settings.device, settings.backend)
-        return create_app(settings, predictor)
+        return create_app(settings, load_network(settings))
 
     @serve.ingress(build)
     class Refiner:

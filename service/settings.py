@@ -23,6 +23,7 @@ from pydantic_settings import (
 from pipeline.refine import DEFAULT_BATCH_SIZE
 from pipeline.settings import PatchSettings
 from refiner.model_config import DEFAULT_WEIGHTS
+from refiner.predictor import BACKENDS
 
 ENV_PREFIX = "BPR_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -46,7 +47,7 @@ class ServiceSettings(BaseSettings):
         description="shipped weights by name, a .safetensors of ours, or a published .pth",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
-    backend: Literal["auto", "torch", "openvino"] = Field("auto", description="what runs it")
+    backend: str = Field("auto", description=f"what runs it: {', '.join(BACKENDS)}")
     patch_size: int | Literal["auto"] | None = Field(
         None,
         description="side of the patches in image pixels, even; auto follows the size of the "
@@ -133,6 +134,13 @@ class ServiceSettings(BaseSettings):
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise ValueError(f"expected origins like https://example.org, got {origin}")
         return origins
+
+    @field_validator("backend")
+    @classmethod
+    def _check_backend(cls, backend: str) -> str:
+        if backend not in BACKENDS:
+            raise ValueError(f"expected one of {', '.join(BACKENDS)}")
+        return backend
 
     @model_validator(mode="after")
     def _check_patches(self) -> ServiceSettings:

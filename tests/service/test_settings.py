@@ -49,6 +49,7 @@ def test_patches_follow_the_weights_unless_they_are_set():
         ({"patch_size": "63"}, "patch_size: expected an even int in 2..1024, got 63"),
         ({"nms_iou": "2"}, "nms_iou: expected a number in (0, 1], got 2.0"),
         ({"device": "tpu"}, "device: "),
+        ({"backend": "tpu"}, "backend: expected one of auto, torch"),
         ({"cors_origins": "example.org"}, "cors_origins: expected origins like"),
         ({"max_request": "1"}, "max_request: expected the name of a setting"),
     ],
