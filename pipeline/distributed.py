@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,13 +17,14 @@ from itertools import islice
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # 30 is short on a busy machine
 
 import ray
 from ray import exceptions
 
 from pipeline.batch.engine import Outcome, ReadImage, Tell, read_image, write_image
 from pipeline.batch.job import Job
-from pipeline.batch.journal import Journal
+from pipeline.batch.journal import AnyJournal
 from pipeline.extraction.shard import Shard, ShardResult, extract_shard, try_image
 from pipeline.predictor import MaskPredictor
 from pipeline.refine import Answer, Plan, predict
@@ -60,16 +62,27 @@ def open_cluster(workers: int | None, address: str | None = None) -> Iterator[Cl
     else:
         how.update(address=address)
     try:
+        _knock(address)
         context = ray.init(**how)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises that and no less where it does not start
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--ray-address {address}: expected a running Ray cluster, got: {reason}"
-        ) from None
+        wanted = (
+            f"--ray-address {address}: expected a running Ray cluster"
+            if workers is None
+            else f"--workers {workers}: expected Ray to start"
+        )
+        raise ValueError(f"{wanted}, got: {reason}") from None
     try:
         yield Cluster(context.dashboard_url or None)
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """OSError where nobody listens: Ray would try for minutes and then end this process."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ class RefiningCluster:
                     "network: expected it to load on the cluster, but its process died"
                 )
 
-    def __call__(self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell) -> None:
+    def __call__(self, job: Job, settings: PatchSettings, journal: AnyJournal, tell: Tell) -> None:
         """Do all images of a job."""
         run = _Refinement(job, settings, journal, tell, self._actors)
         keys = iter(job.keys())
@@ -196,25 +209,27 @@ class _Step:
     image: ReadImage | None = None
     answer: Any = None  # reference to what the network says
     actor: int = -1
-    attempt: int = 1
+    attempt: int = 0  # of predicting it alone
 
 
 class _Refinement:
     """The images on their way through a cluster."""
 
     def __init__(
-        self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell, actors: list[Any]
+        self, job: Job, settings: PatchSettings, journal: AnyJournal, tell: Tell, actors: list[Any]
     ) -> None:
         self._job, self._settings, self._journal, self._tell = job, settings, journal, tell
         self._actors = actors
         self._busy = [0] * len(actors)  # calls that each actor has
         self._steps: dict[Any, _Step] = {}  # by the reference that says when a step is done
-        self._suspects: deque[_Step] = deque()  # images whose actor died, to be tried alone
+        self._ready: deque[_Step] = deque()  # images that are read
+        self._suspects: deque[_Step] = deque()  # images whose actor died
+        self._is_tried_alone = False  # a suspect is: nothing else may die with it
 
     @property
     def num_images(self) -> int:
         """Images on their way."""
-        return len(self._steps) + len(self._suspects)
+        return len(self._steps) + len(self._ready) + len(self._suspects)
 
     def begin(self, key: str) -> None:
         """Have an image read."""
@@ -224,35 +239,41 @@ class _Refinement:
 
     def go_on(self) -> None:
         """Wait until some step is done and begin the next one of its image."""
-        if self._suspects and not any(self._busy):
-            self._predict(self._suspects.popleft())
+        self._begin_predicting()
         (done,), _ = ray.wait(list(self._steps), num_returns=1)
         step = self._steps.pop(done)
-        if step.actor >= 0:
+        if step.kind == "predict":
             self._busy[step.actor] -= 1
+            self._is_tried_alone = self._is_tried_alone and not step.attempt
         result = _value(done)
-        if result is None:
-            self._retry(step)
-        elif isinstance(result, Outcome):
+        if isinstance(result, Outcome):
             self._tell(result)
+        elif result is None and step.kind == "predict" and step.attempt < RETRIES:
+            self._suspects.append(step)
+        elif result is None:
+            self._tell(Outcome(step.key, reason=DIED))
         elif step.kind == "read":
-            self._predict(replace(step, image=result))
+            self._ready.append(replace(step, image=result))
         else:
             written = _write_task.remote(self._job.part(step.key), step.image, step.answer)
             self._steps[written] = _Step("write", step.key)
 
-    def _predict(self, step: _Step) -> None:
-        actor = min(range(len(self._actors)), key=self._busy.__getitem__)
+    def _begin_predicting(self) -> None:
+        """An actor that dies takes all its calls along: then each of them is tried alone."""
+        if self._suspects and not any(self._busy):
+            step = self._suspects.popleft()
+            self._is_tried_alone = True
+            _value(self._actors[0].load.remote())  # waits until the actor is there again
+            self._predict(replace(step, attempt=step.attempt + 1), 0)
+        elif not self._suspects and not self._is_tried_alone:
+            while self._ready:
+                idlest = min(range(len(self._actors)), key=self._busy.__getitem__)
+                self._predict(self._ready.popleft(), idlest)
+
+    def _predict(self, step: _Step, actor: int) -> None:
         self._busy[actor] += 1
         done, answer = self._actors[actor].predict.remote(step.planned)
         self._steps[done] = replace(step, kind="predict", answer=answer, actor=actor)
-
-    def _retry(self, step: _Step) -> None:
-        """An actor that dies takes all its calls along: each is tried again, alone."""
-        if step.kind == "predict" and step.attempt <= RETRIES:
-            self._suspects.append(replace(step, actor=-1, attempt=step.attempt + 1))
-        else:
-            self._tell(Outcome(step.key, reason=DIED))
 
 
 def _without_the_culprit(shard: Shard) -> ShardResult:
@@ -329,25 +350,23 @@ class _Network:
         self._load, self._batch_size, self._on_gpu = load, batch_size, on_gpu
         self._predictor: MaskPredictor | None = None
 
+    @ray.method(max_task_retries=RETRIES)
     def load(self) -> Any:
-        """Make the network; errors for the user become values."""
-
-        def load() -> bool:
-            if self._predictor is None:
-                with nullcontext() if self._on_gpu else _one_core():
-                    self._predictor = self._load()
-            return True
-
-        return _telling(load)
+        """Make the network; errors for the user become values. Waits for a restart."""
+        refused = _telling(self._loaded)
+        return refused if isinstance(refused, _Refusal) else True
 
     @ray.method(num_returns=2)
     def predict(self, planned: Plan) -> tuple[Any, Answer | None]:
         """Whether it went well, and the answer."""
-        loaded = self.load()  # after a restart
-        if self._predictor is None:
-            return loaded, None
-        (answer,) = predict([planned], self._predictor, self._batch_size)
+        (answer,) = predict([planned], self._loaded(), self._batch_size)
         return True, answer
+
+    def _loaded(self) -> MaskPredictor:
+        if self._predictor is None:
+            with nullcontext() if self._on_gpu else _one_core():
+                self._predictor = self._load()
+        return self._predictor
 
 
 def _write(job: Job, image: ReadImage, answer: Answer) -> Any:

@@ -74,7 +74,11 @@ def _put(path: Any, pieces: Iterable[bytes]) -> str:
             file.write(piece)
             digest.update(piece)
         file.flush()
-        path.fs.put_file(file.name, path.path)
+        try:
+            path.fs.put_file(file.name, path.path)
+        except OSError as error:
+            error.filename = str(path)
+            raise
     return digest.hexdigest()
 
 
@@ -100,6 +104,7 @@ def claimed(path: Path, what: str) -> Iterator[None]:
     if not is_local(path):
         yield
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         claim(file, what)
         yield
@@ -154,11 +159,12 @@ def find_files(folder: Path) -> list[Path]:
     return sorted(_files_below(folder, frozenset()))
 
 
-def _objects_below(folder: Path) -> Iterator[Path]:
+def _objects_below(folder: Any) -> Iterator[Path]:
     """One listing: object stores have no folders to walk."""
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+    for found in folder.fs.find(folder.path):
+        name = found[len(folder.path) :].lstrip("/")
+        if not any(part.startswith(".") for part in name.split("/")):
+            yield folder / name
 
 
 def _files_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:

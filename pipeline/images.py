@@ -89,7 +89,7 @@ def read_header(path: ImageFile) -> Header:
     """
     with _explained(path):
         with _quiet():
-            file = Image.open(path, formats=_FORMATS)
+            file = Image.open(_openable(path), formats=_FORMATS)
         with file:
             return Header(file.format or "", (file.height, file.width))
 
@@ -225,7 +225,7 @@ def _load(path: ImageFile) -> _Loaded:
     """Read a file whole; whatever is wrong with it becomes a ValueError that names it."""
     with _explained(path):
         with _quiet():
-            file = Image.open(path, formats=_FORMATS)
+            file = Image.open(_openable(path), formats=_FORMATS)
         with file:
             is_sixteen_bit = ";16" in str(file.tile) or file.mode in _SIXTEEN_BIT_GREY
             with _quiet():
@@ -235,6 +235,11 @@ def _load(path: ImageFile) -> _Loaded:
                 file.load()
             with _quiet():
                 return _Loaded(file, is_sixteen_bit, turned, _orientation(_exif(file)))
+
+
+def _openable(path: ImageFile) -> ImageFile:
+    """Pillow opens files of this machine; those of object stores are fetched."""
+    return path if isinstance(path, (Path, NamedFile)) else NamedFile(path.read_bytes(), str(path))
 
 
 @contextmanager

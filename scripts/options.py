@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.settings import PatchSettings
 from refiner.predictor import BACKENDS
@@ -22,7 +22,28 @@ def parse_path(text: str) -> Path:
     """A path that is named; `Path("")` would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return Path(text)
+    return _object_path(text) if "://" in text else Path(text)
+
+
+def _object_path(text: str) -> Path:
+    """A place in an object store, which has the methods of a path; see `pipeline.files`."""
+    try:
+        from upath import UPath
+
+        # what other workers write must be seen, so listings are not remembered
+        path = UPath(text, use_listings_cache=False)
+        path.exists()
+    except ImportError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected the libraries of object stores, found no module {error.name!r}; "
+            "pip install 'bpr[stores]'"
+        ) from None
+    except Exception as error:  # each store has errors of its own
+        reason = " ".join(str(error).split())
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected an object store that can be reached, got: {reason}"
+        ) from None
+    return cast(Path, path)
 
 
 def add_prediction(parser: argparse.ArgumentParser) -> None:

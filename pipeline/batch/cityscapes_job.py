@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.batch.job import Loaded, as_prediction, usual_size
-from pipeline.batch.journal import Journal
+from pipeline.batch.journal import AnyJournal
 from pipeline.batch.output_folder import OutputFolder
 from pipeline.files import stamp
 from pipeline.formats import cityscapes
@@ -116,7 +116,7 @@ class CityscapesJob:
         """One of the files is there."""
         return self._out.first_existing(entry["files"]) is not None
 
-    def finish(self, journal: Journal, failed: Set[str]) -> None:
+    def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Copy empty txts: an evaluation wants one for each image."""
         for key in failed:
             with suppress(ValueError):  # damaged: it is among the failures with the reason

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.batch.job import Loaded
-from pipeline.batch.journal import Journal
+from pipeline.batch.journal import AnyJournal
 from pipeline.files import stamp, write_atomically
 from pipeline.formats import coco
 from pipeline.images import read_image
@@ -114,7 +114,7 @@ class CocoJob:
         """Never: entries of an image that failed are left out in `finish`."""
         return False
 
-    def finish(self, journal: Journal, failed: Set[str]) -> None:
+    def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Write the results json in the order of the input."""
         text = coco.encode_results(self._refined(journal, failed))
         write_atomically(self.out, (piece.encode() for piece in text), self.work)
@@ -123,7 +123,7 @@ class CocoJob:
         """The results json, where it exists."""
         return self.out if self.out.exists() else None
 
-    def _refined(self, journal: Journal, failed: Set[str]) -> Iterator[Mapping[str, Any]]:
+    def _refined(self, journal: AnyJournal, failed: Set[str]) -> Iterator[Mapping[str, Any]]:
         keys = {
             index: key
             for key, image_id in self._ids.items()

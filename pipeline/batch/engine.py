@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.batch.job import Job
-from pipeline.batch.journal import Entry, Journal
+from pipeline.batch.journal import AnyJournal, Entry
 from pipeline.instance import Prediction, differing_pixels
 from pipeline.predictor import MaskPredictor
 from pipeline.refine import Answer, Plan, merge, plan, predict
@@ -38,7 +38,7 @@ class Engine(Protocol):
     def input_size(self) -> int:
         """S of the network, in pixels."""
 
-    def __call__(self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell) -> None:
+    def __call__(self, job: Job, settings: PatchSettings, journal: AnyJournal, tell: Tell) -> None:
         """Do all images of a job but those that the journal knows and that are still there.
 
         Args:
@@ -116,7 +116,7 @@ class InThisProcess:
         """S of the network, in pixels."""
         return self._predictor.input_size
 
-    def __call__(self, job: Job, settings: PatchSettings, journal: Journal, tell: Tell) -> None:
+    def __call__(self, job: Job, settings: PatchSettings, journal: AnyJournal, tell: Tell) -> None:
         """Do all images of a job."""
         on_their_way: dict[str, ReadImage] = {}
 

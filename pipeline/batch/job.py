@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.batch.journal import Journal
+from pipeline.batch.journal import AnyJournal
 from pipeline.instance import Instance, Prediction, Size, UInt8Array
 
 
@@ -73,7 +73,7 @@ class Job(Protocol):
     def leaves_files(self, entry: Mapping[str, Any]) -> bool:
         """Files of a journal entry are in the output, also where the image fails now or is gone."""
 
-    def finish(self, journal: Journal, failed: Set[str]) -> None:
+    def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Write what can only be written when all images but the failed ones are done."""
 
     def existing_output(self) -> Path | None:

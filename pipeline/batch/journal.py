@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
-from pipeline.files import claim
+from pipeline.files import claim, find_files, is_local, read_if_there, write_atomically
 
 Entry = Mapping[str, Any]
 
@@ -115,6 +116,66 @@ class Journal:
             end += len(line)
         self._end.truncate(end)
         return header
+
+
+class ObjectJournal:
+    """The same in an object store, where nothing can be appended: an object for each entry.
+
+    Nothing keeps a second process out.
+
+    Args:
+        path: of the object with the header; entries lie beside it, below `entries/`.
+        header: how this run is set up, json-ready.
+        start_over: forget what is there.
+
+    Raises:
+        OtherSetup: there are entries of a run that was set up in another way.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any], start_over: bool = False) -> None:
+        self.path = path
+        self._folder = path.parent / "entries"
+        self._keys = {unquote(file.name): None for file in find_files(self._folder)}
+        content = read_if_there(path)
+        found = json.loads(content) if content and not start_over else None
+        if self._keys and found is not None and found != json.loads(json.dumps(header)):
+            raise OtherSetup(_difference(found, header))
+        if found is None:
+            for key in self._keys:
+                self._entry(key).unlink()
+            self._keys.clear()
+        write_atomically(path, json.dumps(header).encode())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def read(self, key: str) -> Entry:
+        """The last entry of a key."""
+        entry: Entry = json.loads(self._entry(key).read_bytes())
+        return entry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._keys))
+
+    def append(self, key: str, entry: Entry) -> None:
+        """Add an entry; it is safe when the call returns."""
+        write_atomically(self._entry(key), json.dumps({"key": key, **entry}).encode())
+        self._keys[key] = None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _entry(self, key: str) -> Path:
+        return self._folder / quote(key, safe="")
+
+
+AnyJournal = Journal | ObjectJournal
+
+
+def open_journal(path: Path, header: Mapping[str, Any], start_over: bool = False) -> AnyJournal:
+    """The journal at a path, wherever it is; see `Journal`."""
+    kind = Journal if is_local(path) else ObjectJournal
+    return kind(path, header, start_over)
 
 
 def _difference(found: Entry, wanted: Entry) -> str:

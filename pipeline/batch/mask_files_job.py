@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.batch.job import Loaded, as_prediction, usual_size
-from pipeline.batch.journal import Journal
+from pipeline.batch.journal import AnyJournal
 from pipeline.batch.output_folder import OutputFolder
 from pipeline.files import stamp
 from pipeline.images import encode_mask, read_image, read_mask
@@ -75,7 +75,7 @@ class MaskFilesJob:
         """One of the masks is there."""
         return self._out.first_existing(entry["files"]) is not None
 
-    def finish(self, journal: Journal, failed: Set[str]) -> None:
+    def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Nothing is left to write."""
 
     def existing_output(self) -> Path | None:

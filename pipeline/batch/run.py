@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.batch.engine import Engine, Outcome
 from pipeline.batch.job import Job
-from pipeline.batch.journal import Journal, OtherSetup
+from pipeline.batch.journal import AnyJournal, OtherSetup, open_journal
 from pipeline.files import write_atomically
 from pipeline.settings import PatchSettings
 
@@ -82,7 +82,7 @@ def run_batch(
         **about,
     }
     try:
-        journal = Journal(job.work / JOURNAL, header, start_over=overwrite)
+        journal = open_journal(job.work / JOURNAL, header, start_over=overwrite)
     except OtherSetup as difference:
         raise ValueError(
             f"{job.work}: belongs to a run with another set-up ({difference}); "
@@ -99,7 +99,7 @@ def _run(
     engine: Engine,
     settings: PatchSettings,
     header: Mapping[str, Any],
-    journal: Journal,
+    journal: AnyJournal,
     on_progress: Callable[[Progress], None],
 ) -> Progress:
     started = time.perf_counter()
@@ -154,7 +154,7 @@ def _report(
     header: Mapping[str, Any],
     progress: Progress,
     keys: Sequence[str],
-    journal: Journal,
+    journal: AnyJournal,
     elapsed: float,
 ) -> dict[str, Any]:
     failed = {failure.image for failure in progress.failures}

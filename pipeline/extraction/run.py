@@ -108,7 +108,6 @@ def extract(
     if not keys:
         raise ValueError("ground truth: expected images that there are predictions for, got none")
     setup = _setup(extraction, keys)
-    extraction.work.mkdir(parents=True, exist_ok=True)
     with claimed(extraction.work / "lock", str(extraction.work)):
         _begin(extraction, setup, overwrite)
         strays = tuple(

@@ -77,7 +77,7 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
         raise ValueError(f"{path}: expected a readable file, got: {error}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected text in UTF-8, got other bytes") from None
-    inside = path.parent.relative_to(folder)
+    inside = os.path.dirname(path.relative_to(folder).as_posix())
     lines = []
     for number, row in enumerate(io.StringIO(text, newline=None), start=1):
         words = row.split()
@@ -87,7 +87,7 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
         if len(words) != 3:
             raise ValueError(f"{where}: expected 'file label score', got {row.strip()!r}")
         # by name, not by following links: masks that are links to another disk are fine
-        if os.path.isabs(words[0]) or _leaves(inside / words[0]):
+        if os.path.isabs(words[0]) or _leaves(os.path.join(inside, words[0])):
             raise ValueError(
                 f"{where}: expected a file inside {folder}, named relative to the txt, "
                 f"got {words[0]!r}"
@@ -133,7 +133,7 @@ def encode_prediction(file: PredictionFile, prediction: Prediction) -> dict[str,
     return {**files, file.path.name: file.content}
 
 
-def _leaves(path: Path) -> bool:
+def _leaves(path: str) -> bool:
     """A relative path leads out of where it begins, by its name alone."""
     return os.path.normpath(path).split(os.sep)[0] == os.pardir
 

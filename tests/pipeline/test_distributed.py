@@ -1,0 +1,216 @@
+"""Real Rays: the same bytes whatever the cluster, and whatever dies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.batch.cityscapes_job import CityscapesJob
+from pipeline.batch.engine import InThisProcess
+from pipeline.batch.run import Progress, run_batch
+from pipeline.extraction.run import Extraction, extract, one_after_another
+from pipeline.extraction.settings import FOLDERS, ExtractionSettings
+from pipeline.extraction.shard import extract_shard
+from pipeline.images import read_header
+from pipeline.predictor import KeepCoarse
+from pipeline.settings import PatchSettings
+from refiner.predictor import load_predictor
+from tests.crashing import DeadlyNetwork, DeadlyPredictions
+from tests.datasets import digests, open_dataset, write_dataset
+from tests.networks import INPUT_SIZE
+
+pytest.importorskip("ray", reason="needs ray (pip install 'bpr[ray]')")
+# Ray leaves sockets and files of its own to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+from pipeline.distributed import DIED, Cluster, open_cluster  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)
+SETTINGS = ExtractionSettings(PATCHES, images_per_shard=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), 7)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Cluster]:
+    with open_cluster(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The dataset as one process makes it."""
+    out = tmp_path_factory.mktemp("expected")
+    progress = extract(Extraction(open_dataset(data), SETTINGS, out))
+    assert (progress.extracted, progress.failures) == (7, ())
+    return digests(out)
+
+
+# extraction
+
+
+def test_two_workers_make_the_dataset_of_one_process(
+    two_workers: Cluster, data: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    progress = extract(Extraction(open_dataset(data), SETTINGS, tmp_path), two_workers.extract)
+    assert (progress.extracted, progress.already_done, progress.failures) == (7, 0, ())
+    assert digests(tmp_path) == expected
+    again = extract(Extraction(open_dataset(data), SETTINGS, tmp_path), two_workers.extract)
+    assert (again.extracted, again.already_done) == (0, 7)
+    assert digests(tmp_path) == expected
+
+
+def test_two_workers_make_the_folders_of_one_process(
+    two_workers: Cluster, data: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, layout=FOLDERS)
+    for name, engine in (("one", one_after_another), ("two", two_workers.extract)):
+        extract(Extraction(open_dataset(data), settings, tmp_path / name), engine)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert len(digests(tmp_path / "one")) > 100
+
+
+def test_two_workers_simulate_the_masks_of_one_process(
+    two_workers: Cluster, data: Path, tmp_path: Path
+) -> None:
+    for name, engine in (("one", one_after_another), ("two", two_workers.extract)):
+        source = open_dataset(data, simulated=True)
+        extract(Extraction(source, SETTINGS, tmp_path / name), engine)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_a_killed_worker_changes_nothing(
+    two_workers: Cluster, data: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    source, marker = open_dataset(data), tmp_path / "marker"
+    deadly = DeadlyPredictions(source.predictions, frozenset({"image_03"}), marker)
+    out = tmp_path / "out"
+    progress = extract(
+        Extraction(replace(source, predictions=deadly), SETTINGS, out), two_workers.extract
+    )
+    assert marker.exists()
+    assert progress.failures == ()
+    assert digests(out) == expected
+
+
+def test_an_image_that_always_ends_its_process_is_left_out_of_its_shard(
+    two_workers: Cluster, data: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    source = open_dataset(data)
+    deadly = DeadlyPredictions(source.predictions, frozenset({"image_03"}))
+    extraction = Extraction(replace(source, predictions=deadly), SETTINGS, tmp_path / "out")
+    progress = extract(extraction, two_workers.extract)
+    assert [(one.image, one.reason) for one in progress.failures] == [("image_03", DIED)]
+    assert progress.extracted == 6
+    report = json.loads(extraction.report.read_text())
+    assert [failure["image"] for failure in report["failures"]] == ["image_03"]
+    # its shard is that of a process that knows beforehand, the others are as ever
+    known = Extraction(source, SETTINGS, tmp_path / "known")
+    extract(known, lambda shards: (extract_shard(s, {"image_03": DIED}) for s in shards))
+    assert digests(tmp_path / "out") == digests(tmp_path / "known")
+    same = {name for name, digest in digests(tmp_path / "out").items() if digest == expected[name]}
+    assert same == expected.keys() - {
+        "manifest-train.json",
+        "train-000001.tar",
+        "train-000001.index.npy",
+    }
+    # a later run tries again, and with the image mended nothing is missing
+    mended = extract(replace(extraction, source=source), two_workers.extract)
+    assert (mended.extracted, mended.already_done, mended.failures) == (2, 5, ())
+    assert digests(tmp_path / "out") == expected
+
+
+# refinement
+
+
+def refine(data: Path, out: Path, engine: object) -> Progress:
+    job = CityscapesJob(data / "pred", data / "images", out)
+    return run_batch(job, engine, PATCHES, {"weights": "w"})
+
+
+def test_two_workers_refine_as_one_process_does(
+    two_workers: Cluster, data: Path, tmp_path: Path, random_weights: Path
+) -> None:
+    load = partial(load_predictor, random_weights, "cpu", "torch")
+    here = refine(data, tmp_path / "one", InThisProcess(load(), 32))
+    engine = two_workers.refiner(load, INPUT_SIZE, 32, "auto")
+    there = refine(data, tmp_path / "two", engine)
+    assert here.refined == there.refined == 7
+    assert here.patches == there.patches
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert digests(tmp_path / "one") != digests(data / "pred")
+    again = refine(data, tmp_path / "two", engine)
+    assert (again.refined, again.already_done) == (0, 7)
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
+    for report in reports:
+        del report["elapsed_s"], report["images"]
+    assert reports[0] == reports[1]
+
+
+def test_images_that_cannot_be_read_fail_on_a_cluster_as_they_do_here(
+    two_workers: Cluster, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", 5)
+    (data / "images/image_01.png").write_bytes(b"no image")
+    (data / "pred/image_02_1.png").unlink()
+    (data / "pred/image_04_pred.txt").write_bytes(b"")
+    failures = []
+    for name, engine in (
+        ("one", InThisProcess(KeepCoarse(INPUT_SIZE), 32)),
+        ("two", two_workers.refiner(partial(KeepCoarse, INPUT_SIZE), INPUT_SIZE, 32, "cpu")),
+    ):
+        failures.append(refine(data, tmp_path / name, engine).failures)
+    assert [failure.image for failure in failures[0]] == [
+        f"image_{number}_pred.txt" for number in ("01", "02", "04")
+    ]
+    assert failures[0] == failures[1]
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert (tmp_path / "two/image_04_pred.txt").read_bytes() == b""
+
+
+def test_a_killed_actor_changes_nothing(two_workers: Cluster, data: Path, tmp_path: Path) -> None:
+    refine(data, tmp_path / "one", InThisProcess(KeepCoarse(INPUT_SIZE), 32))
+    marker = tmp_path / "marker"
+    load = partial(DeadlyNetwork, INPUT_SIZE, None, marker)
+    progress = refine(data, tmp_path / "two", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
+    assert marker.exists()
+    assert progress.failures == ()
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_an_image_that_always_ends_the_network_fails_alone(
+    two_workers: Cluster, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    data = write_dataset(tmp_path / "data", 5)
+    Image.new("RGB", (128, 96), (1, 2, 3)).save(data / "images/image_02.png")
+    load = partial(DeadlyNetwork, INPUT_SIZE, (1, 2, 3))
+    progress = refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
+    assert [(one.image, one.reason) for one in progress.failures] == [("image_02_pred.txt", DIED)]
+    assert progress.refined == 4
+    assert len(list((tmp_path / "out").glob("*_pred.txt"))) == 4
+
+
+def test_weights_that_are_not_there_are_the_user_s_error(
+    two_workers: Cluster, tmp_path: Path
+) -> None:
+    load = partial(read_header, tmp_path / "missing.safetensors")  # fails as quickly as can be
+    with pytest.raises(ValueError, match=r"missing\.safetensors"):
+        two_workers.refiner(load, INPUT_SIZE, 32, "cpu")
+
+
+def test_gpus_that_are_not_there_are_the_user_s_error(two_workers: Cluster) -> None:
+    if two_workers.num_gpus:
+        pytest.skip("there are GPUs")
+    with pytest.raises(ValueError, match="--device cuda: expected a cluster with GPUs, found none"):
+        two_workers.refiner(partial(KeepCoarse, INPUT_SIZE), INPUT_SIZE, 32, "cuda")
