@@ -66,11 +66,17 @@ def find_boundary(mask: Mask, compat: bool = False) -> tuple[Int64Array, Int64Ar
 def select_patches(mask: Mask, settings: PatchSettings) -> Int64Array:
     """Choose square boxes that cover the boundary of a mask.
 
-    Every boundary pixel is the centre of a candidate; greedy non-maximum suppression keeps the
-    best (ties in row-major order) and drops what overlaps it by `nms_iou` or more. Here boxes
-    are moved into the image before the suppression, so that none coincide, up to and including
-    the last row and column; then patches are added for boundary pixels that lie in none (the
-    reference leaves them unrefined).
+    In the reference every boundary pixel is the centre of a candidate; greedy non-maximum
+    suppression keeps the best (by score, ties in row-major order) and drops what overlaps it by
+    `nms_iou` or more. What that ensures is ensured here too, with a third fewer patches: a patch
+    centred on any pixel of the outline would overlap a chosen one by `nms_iou` or more, so that
+    every stretch of it is seen well inside a patch. But the outline is followed, and each patch
+    put as far on as that allows, evenly; the reference leaves where they end to the order of
+    ties. docs/benchmarks.md has quality against patches for both.
+
+    Boxes are moved into the image before they are compared, so that none coincide, up to and
+    including the last row and column; then patches are added for boundary pixels that lie in
+    none (the reference leaves them unrefined).
 
     Args:
         mask: coarse mask; may be empty or touch the image border.
@@ -79,8 +85,9 @@ def select_patches(mask: Mask, settings: PatchSettings) -> Int64Array:
             outside), and an image not larger than a patch gives none.
 
     Returns:
-        (N, 4) int64 boxes of equal size, best first. They lie inside the image, except that
-        a box starts at 0 and reaches beyond a side that is shorter than a patch.
+        (N, 4) int64 boxes of equal size, along the outlines; with compat best first. They lie
+        inside the image, except that a box starts at 0 and reaches beyond a side that is shorter
+        than a patch.
     """
     size = patch_size_for(mask, settings)
     half = size // 2
@@ -88,15 +95,24 @@ def select_patches(mask: Mask, settings: PatchSettings) -> Int64Array:
     xs, ys, score = find_boundary(mask, settings.compat)
     if xs.size == 0 or (settings.compat and min(height, width) <= size):
         return np.zeros((0, 4), np.int64)
-    order = np.argsort(-score.astype(np.int8), kind="stable")
     if settings.compat:
+        order = np.argsort(-score.astype(np.int8), kind="stable")
         kept = order[suppress(xs[order], ys[order], size, settings.nms_iou)]
         return _reference_boxes(xs[kept] - half, ys[kept] - half, size, mask.size)
-    centre_x = np.clip(xs, half, max(half, width - half))
-    centre_y = np.clip(ys, half, max(half, height - half))
-    kept = order[suppress(centre_x[order], centre_y[order], size, settings.nms_iou)]
-    kept = np.concatenate([kept, _uncovered(xs, ys, centre_x, centre_y, kept, order, half)])
-    x0, y0 = centre_x[kept] - half, centre_y[kept] - half
+
+    def moved(x: Int64Array, y: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Centres of patches that lie in the image."""
+        return (
+            np.clip(x, half, max(half, width - half)),
+            np.clip(y, half, max(half, height - half)),
+        )
+
+    outlines = [moved(*outline) for outline in _outlines(mask, xs, ys)]
+    centre_x, centre_y = _follow(outlines, size, settings.nms_iou)
+    candidate_x, candidate_y = moved(xs, ys)
+    added = _uncovered(xs, ys, candidate_x, candidate_y, centre_x, centre_y, half)
+    x0 = np.concatenate([centre_x, candidate_x[added]]) - half
+    y0 = np.concatenate([centre_y, candidate_y[added]]) - half
     return np.stack([x0, y0, x0 + size, y0 + size], axis=1)
 
 
@@ -185,31 +201,113 @@ def _suppression_stencil(size: int, nms_iou: float) -> BoolArray:
     return np.asarray(stencil[middle, middle])
 
 
+def _outlines(mask: Mask, xs: Int64Array, ys: Int64Array) -> list[tuple[Int64Array, Int64Array]]:
+    """The object pixels of the boundary in the order of its outlines, holes included.
+
+    Args:
+        mask: not empty.
+        xs, ys: its boundary: the outline runs along the image border too, where there is none.
+
+    Returns:
+        x and y of each outline's pixels, next to each other but where the image cuts it.
+    """
+    left, top = int(xs.min()), int(ys.min())
+    region = (left, top, int(xs.max()) + 1, int(ys.max()) + 1)
+    boundary = np.zeros((region[3] - top, region[2] - left), np.bool_)
+    boundary[ys - top, xs - left] = True
+    found, _ = cv2.findContours(
+        mask.read(region).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    )
+    outlines = []
+    for points in found:
+        x, y = points[:, 0].T.astype(np.int64)
+        counts = boundary[y, x]
+        if counts.any():
+            outlines.append((x[counts] + left, y[counts] + top))
+    return outlines
+
+
+def _follow(
+    outlines: list[tuple[Int64Array, Int64Array]], size: int, nms_iou: float
+) -> tuple[Int64Array, Int64Array]:
+    """Choose centres along outlines until every point has one near, see `select_patches`.
+
+    Near is the stencil of `suppress`, cut so that the pixels beside a near point lie in the patch.
+
+    Args:
+        outlines: x and y of points in order.
+        size: side of the squares in pixels.
+        nms_iou: overlap in (0, 1] that squares of near points have.
+
+    Returns:
+        x and y, (N,) int64 each, points of the outlines.
+    """
+    nothing = np.zeros(0, np.int64)
+    if not outlines:
+        return nothing, nothing
+    stencil = _suppression_stencil(size, nms_iou)
+    reach = min(stencil.shape[0] // 2, max(size // 2 - 2, 0))
+    inside = slice(stencil.shape[0] // 2 - reach, stencil.shape[0] // 2 + reach + 1)
+    stencil = stencil[inside, inside]
+    left = min(int(x.min()) for x, _ in outlines) - reach
+    top = min(int(y.min()) for _, y in outlines) - reach
+    columns = max(int(x.max()) for x, _ in outlines) + reach + 1 - left
+    rows = max(int(y.max()) for _, y in outlines) + reach + 1 - top
+    has_near = np.zeros((rows, columns), np.bool_)
+    ahead = 4 * reach + 1  # points; an outline that winds more gets a patch more
+    kept_x, kept_y = [], []
+    for outline_x, outline_y in outlines:
+        x, y = outline_x - left, outline_y - top
+        left_over = ~has_near[y, x]
+        x, y = x[left_over], y[left_over]
+        count = len(x)
+        # a straight line of n points takes this many patches; so far apart they are even
+        step = -(-count // (2 * max(-(-count // (2 * reach + 1)), 1)))
+        index = 0
+        while index < count:
+            done = has_near[y[index : index + ahead], x[index : index + ahead]]
+            skipped = int(done.argmin())
+            if done[skipped]:
+                index += len(done)
+                continue
+            index += skipped
+            dx = x[index : index + ahead] - x[index]
+            dy = y[index : index + ahead] - y[index]
+            near = (np.abs(dx) <= reach) & (np.abs(dy) <= reach)
+            near[near] = stencil[dy[near] + reach, dx[near] + reach]
+            run = len(near) if near.all() else int(near.argmin())
+            centre = index + min(run - 1, step)
+            cx, cy = int(x[centre]), int(y[centre])
+            has_near[cy - reach : cy + reach + 1, cx - reach : cx + reach + 1] |= stencil
+            kept_x.append(cx + left)
+            kept_y.append(cy + top)
+    return np.array(kept_x, np.int64), np.array(kept_y, np.int64)
+
+
 def _uncovered(
     xs: Int64Array,
     ys: Int64Array,
+    candidate_x: Int64Array,
+    candidate_y: Int64Array,
     centre_x: Int64Array,
     centre_y: Int64Array,
-    kept: Int64Array,
-    order: Int64Array,
     half: int,
 ) -> Int64Array:
-    """Candidates to add until every boundary pixel lies in a patch, best first."""
+    """Candidates to add until every boundary pixel lies in a patch, in row-major order."""
     left, top = int(xs.min()), int(ys.min())
     covered = np.zeros((int(ys.max()) - top + 1, int(xs.max()) - left + 1), np.bool_)
 
-    def cover(index: int) -> None:
-        column, row = int(centre_x[index]) - left, int(centre_y[index]) - top
+    def cover(x: int, y: int) -> None:
+        column, row = x - left, y - top
         covered[max(row - half, 0) : row + half, max(column - half, 0) : column + half] = True
 
-    for index in kept:
-        cover(index)
+    for x, y in zip(centre_x.tolist(), centre_y.tolist(), strict=True):
+        cover(x, y)
     added = []
-    remaining = order[~covered[ys[order] - top, xs[order] - left]]
-    for index in remaining.tolist():
+    for index in np.flatnonzero(~covered[ys - top, xs - left]).tolist():
         if not covered[ys[index] - top, xs[index] - left]:
             added.append(index)
-            cover(index)
+            cover(int(candidate_x[index]), int(candidate_y[index]))
     return np.array(added, np.int64)
 
 

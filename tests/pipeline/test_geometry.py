@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from pipeline.geometry import (
     AUTO_PATCH_SIZES,
@@ -265,17 +266,36 @@ class TestSelectPatches:
 
     @quick
     @given(mask=masks(), settings=patch_settings())
-    def test_the_best_patch_comes_first_and_ties_in_row_major_order(self, mask, settings):
+    def test_a_patch_anywhere_on_the_outline_would_overlap_one_as_nms_asks(self, mask, settings):
+        """What the reference's suppression ensures, for the pixels of the object."""
         boxes = select_patches(mask, settings)
-        if len(boxes) == 0:
-            return
-        xs, ys, score = find_boundary(mask)
-        first = best_first(score)[0]
-        half = patch_size_for(mask, settings) // 2
+        size = patch_size_for(mask, settings)
         height, width = mask.size
-        expected_x = min(max(xs[first] - half, 0), max(width - 2 * half, 0))
-        expected_y = min(max(ys[first] - half, 0), max(height - 2 * half, 0))
-        assert boxes[0, :2].tolist() == [expected_x, expected_y]
+        xs, ys, _ = find_boundary(mask)
+        outline = ndimage.binary_erosion(mask.to_array(), border_value=1) ^ mask.to_array()
+        for x, y in zip(xs.tolist(), ys.tolist(), strict=True):
+            if not outline[y, x]:
+                continue
+            x0 = min(max(x - size // 2, 0), max(width - size, 0))
+            y0 = min(max(y - size // 2, 0), max(height - size, 0))
+            along = np.maximum(size - np.abs(boxes[:, :2] - [x0, y0]), 0)
+            overlap = np.prod(along, axis=1).astype(np.float32)
+            assert (overlap / (2 * size * size - overlap)).max() >= np.float32(settings.nms_iou)
+
+    def test_a_disc_takes_a_quarter_fewer_patches_than_suppression(self):
+        y, x = np.mgrid[:400, :400]
+        mask = Mask.from_array((x - 200) ** 2 + (y - 190) ** 2 < 150**2)
+        for nms_iou in (0.25, 0.4, 0.55):
+            settings = PatchSettings(64, nms_iou=nms_iou)
+            reference = select_patches(mask, replace(settings, compat=True))
+            assert len(select_patches(mask, settings)) < 0.75 * len(reference)
+
+    def test_a_straight_edge_gets_evenly_spaced_patches(self):
+        array = np.zeros((600, 300), np.bool_)
+        array[100:500, 100:200] = True
+        boxes = select_patches(Mask.from_array(array), PatchSettings(64, nms_iou=0.5))
+        along = np.sort(boxes[(boxes[:, 0] + 32 == 100), 1])
+        assert np.ptp(np.diff(along)[1:-1]) <= 2
 
     def test_the_last_row_and_column_are_reachable(self):
         array = np.zeros((100, 120), np.bool_)
