@@ -1,7 +1,7 @@
-"""Patches of many requests through one network, a fair share of every batch for each.
+"""Patches of many requests through one network, a share of every batch for each.
 
-A request has one patch or thousands. While several wait, each batch is divided among them in
-turn, so that a small request is answered after a few batches, whatever stands before it.
+A request has one patch or thousands. While several wait, half of each batch is divided among them
+in turn, so that a small request is answered after a few batches, whatever stands before it.
 """
 
 from __future__ import annotations
@@ -134,9 +134,8 @@ class Batcher:
                     _settle(waiting.future, _predicted(waiting))
         with self._changed:
             # who got nothing is first next time; if all got something, another one is first
-            served = len(members) if len(members) < len(line) else 1
-            self._line.rotate(-served)
-            self._line = deque(waiting for waiting in self._line if not waiting.future.done())
+            waiting_longer = [waiting for waiting in self._line if waiting not in members]
+            self._line = deque([*waiting_longer, *members[1:], *members[:1]])
         return True
 
     def _wait_for_work(self) -> list[_Waiting] | None:
@@ -158,24 +157,36 @@ class Batcher:
 
 
 def _fill(batch: Batch, line: list[_Waiting]) -> list[_Waiting]:
-    """Divide a batch among those in line, evenly as far as they have patches.
+    """Half of a batch for whoever came first, the rest for all others in line, evenly.
+
+    The half makes equal requests end one after the other, so that some are decoded and encoded
+    while others are predicted; the rest lets a small one pass a large one.
 
     Returns:
         Who got a share.
     """
     members: list[_Waiting] = []
-    hungry = line
+
+    def give(waiting: _Waiting, share: int) -> None:
+        if waiting.begun is None:
+            waiting.begun = time.perf_counter()
+        if waiting not in members:
+            members.append(waiting)
+        batch.add(waiting.pending, share)
+
+    first = min(line, key=lambda waiting: waiting.arrived)
+    others = [waiting for waiting in line if waiting is not first]
+    give(first, batch.room - batch.room // 2 if others else batch.room)
+    hungry = others
     while batch.room and hungry:
         share = max(batch.room // len(hungry), 1)
         for waiting in hungry:
             if batch.room == 0:
                 break
-            if waiting.begun is None:
-                waiting.begun = time.perf_counter()
-            if waiting not in members:
-                members.append(waiting)
-            batch.add(waiting.pending, share)
+            give(waiting, share)
         hungry = [waiting for waiting in hungry if waiting.pending.uncut]
+    if batch.room:
+        give(first, batch.room)
     return members
 
 

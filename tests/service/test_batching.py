@@ -85,25 +85,29 @@ def test_a_small_request_is_not_stuck_behind_a_huge_one(held):
     huge.result(30)
     assert sum(held.sizes) == total
     assert held.sizes[:-1] == [BATCH] * (len(held.sizes) - 1)  # every batch but the last is full
-    # a third of each batch: done when about three times its own patches were predicted
+    # a quarter of each batch: done when about four times its own patches were predicted
     own = planned(1).num_patches
-    assert max(at["small"], at["other"]) <= 1 + 3 * own / BATCH + 2 < at["huge"] / 3
+    assert max(at["small"], at["other"]) <= 1 + 4 * own / BATCH + 2 < at["huge"] / 2
     batcher.close()
 
 
-def test_more_requests_than_a_batch_has_room_take_turns(held):
+def test_requests_end_one_after_the_other_but_all_take_turns(held):
     batcher = Batcher(held, BATCH, 0)
     first = batcher.submit(planned(1))
     assert held.began.wait(10)
-    done = []
-    many = [batcher.submit(planned(2)) for _ in range(3 * BATCH)]
+    done = {}
+    many = [batcher.submit(planned(6)) for _ in range(3 * BATCH)]
+    many.append(batcher.submit(planned(1)))
     for index, future in enumerate(many):
-        future.add_done_callback(lambda _, index=index: done.append((len(held.sizes), index)))
+        future.add_done_callback(lambda _, index=index: done.setdefault(index, len(held.sizes)))
     held.is_let.set()
     for future in (first, *many):
         future.result(30)
-    batches = [at for at, _ in done]
-    assert max(batches) - min(batches) <= 3 * 2 + 2  # equal requests end at about the same time
+    assert done[0] < len(held.sizes) / (3 * BATCH) * 3  # it had about half of each batch
+    assert list(done)[0] in (0, len(many) - 1)
+    # the small one, last in line, gets a patch each time its turn comes
+    turns = planned(1).num_patches * -(-len(many) // (BATCH // 2))
+    assert done[len(many) - 1] <= turns + 2 < max(done.values()) / 1.2
     batcher.close()
 
 
