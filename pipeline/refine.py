@@ -18,9 +18,10 @@ import numpy as np
 from pipeline.crops import crop_patches, patch_probabilities
 from pipeline.geometry import reassemble, select_patches
 from pipeline.harm import without_harm
-from pipeline.instance import Float32Array, Int64Array, Prediction, UInt8Array
+from pipeline.instance import Float32Array, Int64Array, Mask, Prediction, UInt8Array
 from pipeline.predictor import MaskPredictor
 from pipeline.settings import PatchSettings
+from refiner.predictor import LoadedPredictor
 
 DEFAULT_BATCH_SIZE = 32  # patches; larger ones gain nothing on a CPU
 MAX_WAITING_IMAGES = 16
@@ -50,7 +51,10 @@ class Answer:
     boxes: tuple[Int64Array, ...]  # as in the plan
     settings: PatchSettings
     name: str
-    logits: tuple[Float32Array, ...]  # per instance (N, S, S), object minus background
+    logits: tuple[Float32Array, ...] = ()
+    """Per instance (N, S, S), object minus background; none with `refined`."""
+    refined: tuple[Mask, ...] | None = None
+    """Per instance the averaged patches in its mask, where a device has done that too."""
 
     @property
     def num_patches(self) -> int:
@@ -109,7 +113,14 @@ def predict(
 
     Batches are filled across instances and images. Answers come in the order of the plans, each
     as soon as its last patch is predicted; at most `MAX_WAITING_IMAGES` wait for their batch.
+    Where the predictor runs on a GPU, patches are cut and averaged there (pipeline/device.py),
+    in batches of the size that suits it.
     """
+    if isinstance(predictor, LoadedPredictor) and predictor.on_device is not None:
+        from pipeline.device import predict_on_device  # needs torch
+
+        yield from predict_on_device(plans, predictor.on_device, MAX_WAITING_IMAGES)
+        return
     batch = Batch(predictor, batch_size)
     waiting: deque[PendingImage] = deque()
     for planned in plans:
@@ -133,19 +144,24 @@ def merge(answer: Answer) -> Prediction:
 
     Masks that refining would rather harm stay as they are (`without_harm`), except with compat.
     """
-    refined = []
-    for instance, boxes, logits in zip(
-        answer.prediction.instances, answer.boxes, answer.logits, strict=True
-    ):
-        if len(boxes):
-            patch_size = int(boxes[0, 2] - boxes[0, 0])
-            probability = patch_probabilities(logits, patch_size, answer.settings.padding)
-            mask = reassemble(instance.mask, boxes, probability)
+    instances = []
+    for index, instance in enumerate(answer.prediction.instances):
+        if len(answer.boxes[index]):
+            mask = _refined_mask(answer, index)
             if not answer.settings.compat:
                 mask = without_harm(instance.mask, mask)
             instance = replace(instance, mask=mask)
-        refined.append(instance)
-    return replace(answer.prediction, instances=tuple(refined))
+        instances.append(instance)
+    return replace(answer.prediction, instances=tuple(instances))
+
+
+def _refined_mask(answer: Answer, index: int) -> Mask:
+    if answer.refined is not None:
+        return answer.refined[index]
+    boxes = answer.boxes[index]
+    patch_size = int(boxes[0, 2] - boxes[0, 0])
+    probability = patch_probabilities(answer.logits[index], patch_size, answer.settings.padding)
+    return reassemble(answer.prediction.instances[index].mask, boxes, probability)
 
 
 class PendingImage:

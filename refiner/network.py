@@ -17,8 +17,8 @@ from torch.nn import functional
 from refiner.model_config import ARCHITECTURES
 
 # R, G, B of ImageNet on a 0..255 scale; the coarse mask 0/1 becomes -1/+1
-_MEAN = (123.675, 116.28, 103.53, 0.5)
-_STD = (58.395, 57.12, 57.375, 0.5)
+MEAN = (123.675, 116.28, 103.53, 0.5)
+STD = (58.395, 57.12, 57.375, 0.5)
 
 
 class PatchNetwork(nn.Module):
@@ -159,8 +159,8 @@ def normalise(patches: Tensor) -> Tensor:
         (N, 4, S, S) float32 in channels-last memory: (colour - mean) / std of ImageNet, and
         -1 or +1 for the mask.
     """
-    mean = torch.tensor(_MEAN, device=patches.device)
-    std = torch.tensor(_STD, device=patches.device)
+    mean = torch.tensor(MEAN, device=patches.device)
+    std = torch.tensor(STD, device=patches.device)
     # dividing gives the recorded inputs bit for bit; multiplying by 1 / std does not
     return ((patches.float() - mean) / std).permute(0, 3, 1, 2)
 

@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from refiner.model_config import DEFAULT_WEIGHTS, STRIDE, ModelConfig
+
+if TYPE_CHECKING:
+    from refiner.device_network import DeviceNetwork
 
 PatchBatch = npt.NDArray[np.uint8]
 """(N, S, S, 4): R, G, B in 0..255 and the coarse mask as 0 or 1."""
@@ -23,7 +26,7 @@ PatchBatch = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 """(N, S, S): object minus background; the sigmoid is the object's probability."""
 
-BACKENDS = ("auto", "torch", "openvino", "openvino-bf16")
+BACKENDS = ("auto", "torch", "torch-bf16", "openvino", "openvino-bf16")
 """What can run a network, in float32 where the name says nothing else."""
 
 
@@ -36,6 +39,7 @@ class LoadedPredictor:
     weights_sha256: str  # of the weights' file
     name: str  # of the weights
     backend: str  # one of BACKENDS, not auto
+    on_device: DeviceNetwork | None = None  # where tensors on a GPU can be predicted there
 
     @property
     def input_size(self) -> int:
@@ -59,9 +63,9 @@ def load_predictor(
     Args:
         weights: see `refiner.checkpoints.load_model`.
         device: auto (a GPU where there is one), cpu or cuda.
-        backend: one of BACKENDS. auto is openvino on a CPU where it is installed, in bfloat16
-            where the CPU computes in it (twice as fast; of 10,000 mask pixels of a patch about
-            two differ), else torch.
+        backend: one of BACKENDS. auto is torch-bf16 on a GPU; openvino on a CPU where it is
+            installed, in bfloat16 where the CPU computes in it (twice as fast; of 10,000 mask
+            pixels of a patch about two differ); else torch.
         exact: let auto choose float32 only, for results that are compared with a reference.
         num_threads: of the CPU; None takes all processors that this process may use.
 
@@ -70,13 +74,8 @@ def load_predictor(
     """
     device = _choose_device(device)
     backend = _choose_backend(backend, device, exact)
-    if backend == "torch":
-        from refiner.checkpoints import load_model
-        from refiner.torch_predictor import TorchPredictor
-
-        model = load_model(weights)
-        predict = TorchPredictor(model.network, model.config.input_size, device)
-        return LoadedPredictor(predict, model.config, model.sha256, model.name, backend)
+    if backend.startswith("torch"):
+        return _load_torch(weights, device, backend, exact)
     from refiner.openvino_model import load_converted
     from refiner.openvino_predictor import OpenVINOPredictor
 
@@ -93,6 +92,22 @@ def load_predictor(
         converted.name,
         backend,
     )
+
+
+def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> LoadedPredictor:
+    from refiner.checkpoints import load_model
+    from refiner.device_network import DeviceNetwork
+    from refiner.torch_predictor import TorchPredictor
+
+    model = load_model(weights)
+    about = (model.config, model.sha256, model.name, backend)
+    size = model.config.input_size
+    if device == "cpu" and backend == "torch":
+        return LoadedPredictor(TorchPredictor(model.network, size), *about)
+    network = DeviceNetwork(model.network, size, device, bfloat16=backend == "torch-bf16")
+    # crops on the device round differently by one grey level
+    on_device = network if device == "cuda" and not exact else None
+    return LoadedPredictor(network, *about, on_device)
 
 
 def check_input_size(input_size: int) -> None:
@@ -144,8 +159,10 @@ def _choose_backend(backend: str, device: str, exact: bool) -> str:
     if backend not in BACKENDS:
         names = f"{', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
         raise ValueError(f"backend: expected {names}, got {backend!r}")
-    if backend == "torch" or (backend == "auto" and device != "cpu"):
-        return "torch"
+    if backend == "auto" and device != "cpu":
+        return "torch" if exact else "torch-bf16"
+    if backend in ("torch", "torch-bf16"):
+        return backend
     is_installed = importlib.util.find_spec("openvino") is not None
     if backend == "auto":
         if not is_installed:

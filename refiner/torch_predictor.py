@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from refiner.network import object_logits
@@ -53,15 +53,20 @@ class TorchPredictor:
         check_patches(patches, self.input_size)
         if len(patches) == 0:
             return np.zeros(patches.shape[:3], np.float32)
-        # torch warns about arrays that it could write to but must not
-        batch = torch.from_numpy(np.require(patches, requirements=["C", "W"]))
-        with torch.inference_mode(), _exact_convolutions(self._device):
+        batch = as_tensor(patches)
+        with torch.inference_mode(), exact_convolutions(self._device):
             logits = object_logits(self._network, batch.to(self._device))
         result: Logits = logits.cpu().numpy()
         return result
 
 
-def _exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
+def as_tensor(patches: PatchBatch) -> Tensor:
+    """An array as a tensor on the CPU, in the same memory where that can be."""
+    # torch warns about arrays that it could write to but must not
+    return torch.from_numpy(np.require(patches, requirements=["C", "W"]))
+
+
+def exact_convolutions(device: torch.device) -> AbstractContextManager[None]:
     """Keep cuDNN from rounding factors to 10 bits (TF32), its default, and from variation."""
     if device.type != "cuda":
         return nullcontext()

@@ -1,0 +1,218 @@
+"""Refinement on a device: images go there once as bytes, only masks come back.
+
+Patches are cut, predicted and averaged there; the Python here lists them and says when. It
+follows `predict` of pipeline/refine.py, patch by patch, and differs from it by rounding only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.instance import Box, Int64Array, Mask, UInt8Array
+from pipeline.refine import Answer, Plan
+from refiner.device_network import DeviceNetwork
+from refiner.device_patches import PatchTable, cut_patches, put_back
+
+MAX_COMING_BACK = 2  # images whose masks may be on their way while the next ones are computed
+
+
+def predict_on_device(
+    plans: Iterable[Plan], network: DeviceNetwork, max_waiting: int
+) -> Iterator[Answer]:
+    """Refine the masks of many images on a device.
+
+    Batches are filled across instances and images. Answers come in the order of the plans and
+    hold masks instead of logits.
+
+    Args:
+        plans: images with patches.
+        network: on the device.
+        max_waiting: images that may wait for their batch to fill.
+    """
+    side = network.input_size
+    patches = torch.empty(
+        (network.batch_size, side, side, 4), dtype=torch.uint8, device=network.device
+    )
+    filled = 0
+    owners: list[tuple[_DeviceImage, int, int]] = []  # image, and which of its patches
+    waiting: deque[_DeviceImage] = deque()
+    coming_back: deque[_DeviceImage] = deque()
+
+    # not around the loop: a generator would leave it switched on in its caller
+    @torch.inference_mode()
+    def run() -> None:
+        nonlocal filled
+        if filled:
+            logits = network.run(patches[:filled])
+            position = 0
+            for image, start, stop in owners:
+                image.logits[start:stop] = logits[position : position + stop - start]
+                image.missing -= stop - start
+                position += stop - start
+        owners.clear()
+        filled = 0
+
+    def send_back() -> None:
+        while waiting and waiting[0].missing == 0:
+            image = waiting.popleft()
+            image.send_back()
+            coming_back.append(image)
+
+    for planned in plans:
+        image = _DeviceImage(planned, network)
+        waiting.append(image)
+        start = 0
+        while start < image.num_patches:
+            stop = min(start + network.batch_size - filled, image.num_patches)
+            stop = start + image.cut(start, patches[filled : filled + stop - start])
+            owners.append((image, start, stop))
+            filled += stop - start
+            start = stop
+            if filled == network.batch_size:
+                run()
+        if len(waiting) > max_waiting:
+            run()
+        send_back()
+        while len(coming_back) > MAX_COMING_BACK:
+            yield coming_back.popleft().answer()
+    run()
+    send_back()
+    while coming_back:
+        yield coming_back.popleft().answer()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Patches start..stop of an image, all of one size."""
+
+    table: PatchTable
+    start: int
+    stop: int
+
+
+class _DeviceImage:
+    """An image on the device, with the regions of its objects and the patches in them.
+
+    A region is the box around an object and its patches: what refining may change.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, planned: Plan, network: DeviceNetwork) -> None:
+        self._plan, self._device = planned, network.device
+        self.num_patches = self.missing = planned.num_patches
+        side = network.input_size
+        self.logits = torch.empty((self.num_patches, side, side), device=self._device)
+        self._regions = [
+            _region(instance.mask, boxes)
+            for instance, boxes in zip(planned.prediction.instances, planned.boxes, strict=True)
+        ]
+        sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in self._regions]
+        self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        if self.num_patches == 0:
+            return
+        bitmaps = [
+            instance.mask.read(region).ravel()
+            for instance, region in zip(planned.prediction.instances, self._regions, strict=True)
+        ]
+        self._image = self._upload(planned.image)
+        self._bitmaps = self._upload(np.concatenate(bitmaps).view(np.uint8))
+        self._groups = self._group()
+
+    @torch.inference_mode()
+    def cut(self, start: int, patches: Tensor) -> int:
+        """Fill `patches` from patch `start` on, as far as patches of one size go.
+
+        Returns:
+            How many there are now in `patches`.
+        """
+        group = next(group for group in self._groups if group.start <= start < group.stop)
+        count = min(group.stop - start, len(patches))
+        table = group.table.part(start - group.start, start - group.start + count)
+        settings = self._plan.settings
+        patches[:count] = cut_patches(
+            self._image, self._bitmaps, table, patches.shape[1], settings.padding, settings.compat
+        )
+        return count
+
+    @torch.inference_mode()
+    def send_back(self) -> None:
+        """Average the patches, and begin to copy the refined regions to the host."""
+        if self.num_patches == 0:
+            return
+        sums = torch.zeros(len(self._bitmaps) + 1, dtype=torch.int32, device=self._device)
+        covered = torch.zeros(len(self._bitmaps) + 1, dtype=torch.bool, device=self._device)
+        for group in self._groups:
+            logits = self.logits[group.start : group.stop]
+            put_back(logits, group.table, self._plan.settings.padding, sums, covered)
+        refined = torch.where(covered[:-1], sums[:-1] > 0, self._bitmaps != 0)
+        del self._image, self._bitmaps, self.logits
+        on_gpu = self._device.type == "cuda"
+        self._refined = torch.empty(refined.shape, dtype=torch.bool, pin_memory=on_gpu)
+        self._refined.copy_(refined, non_blocking=True)
+        self._is_back = torch.cuda.current_stream().record_event() if on_gpu else None
+
+    def answer(self) -> Answer:
+        """The refined masks, once they have come back."""
+        planned = self._plan
+        masks = [instance.mask for instance in planned.prediction.instances]
+        if self.num_patches:
+            if self._is_back is not None:
+                self._is_back.synchronize()
+            refined = self._refined.numpy()
+            for index, region in enumerate(self._regions):
+                if len(planned.boxes[index]):
+                    x0, y0, x1, y1 = region
+                    bitmap = refined[self._offsets[index] : self._offsets[index + 1]]
+                    masks[index] = Mask.from_array(
+                        bitmap.reshape(y1 - y0, x1 - x0), (x0, y0), planned.prediction.size
+                    )
+        return Answer(
+            planned.prediction, planned.boxes, planned.settings, planned.name, refined=tuple(masks)
+        )
+
+    def _group(self) -> list[_Group]:
+        """The patches by size, in the order of instances; one upload for all of them."""
+        by_size: dict[int, list[Int64Array]] = {}
+        for boxes, region, offset in zip(
+            self._plan.boxes, self._regions, self._offsets[:-1], strict=True
+        ):
+            if len(boxes):
+                x0, y0, x1, y1 = region
+                rows = np.empty((len(boxes), 7), np.int64)
+                rows[:, :2] = boxes[:, :2]
+                rows[:, 2:] = (offset, x0, y0, x1 - x0, y1 - y0)
+                by_size.setdefault(int(boxes[0, 2] - boxes[0, 0]), []).append(rows)
+        rows = np.concatenate([rows for of_size in by_size.values() for rows in of_size])
+        columns = self._upload(np.ascontiguousarray(rows.T))
+        groups, start = [], 0
+        for size, of_size in by_size.items():
+            stop = start + sum(map(len, of_size))
+            groups.append(_Group(PatchTable(size, *columns[:, start:stop]), start, stop))
+            start = stop
+        return groups
+
+    def _upload(self, array: UInt8Array | Int64Array) -> Tensor:
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self._device, non_blocking=True)
+
+
+def _region(mask: Mask, boxes: Int64Array) -> Box:
+    """The smallest box of the image around a mask and its patches."""
+    if len(boxes) == 0:
+        return (0, 0, 0, 0)
+    x0, y0, x1, y1 = mask.window
+    height, width = mask.size
+    return (
+        min(x0, max(int(boxes[:, 0].min()), 0)),
+        min(y0, max(int(boxes[:, 1].min()), 0)),
+        max(x1, min(int(boxes[:, 2].max()), width)),
+        max(y1, min(int(boxes[:, 3].max()), height)),
+    )
