@@ -104,7 +104,7 @@ def test_requests_end_one_after_the_other_but_all_take_turns(held):
     for future in (first, *many):
         future.result(30)
     assert done[0] < len(held.sizes) / (3 * BATCH) * 3  # it had about half of each batch
-    assert list(done)[0] in (0, len(many) - 1)
+    assert next(iter(done)) in (0, len(many) - 1)
     # the small one, last in line, gets a patch each time its turn comes
     turns = planned(1).num_patches * -(-len(many) // (BATCH // 2))
     assert done[len(many) - 1] <= turns + 2 < max(done.values()) / 1.2
