@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "say with the field's metrics what refinement did, and where it did harm",
     "serve": "answer POST /refine over HTTP, with a page to see it work",
     "train-refiner": "train the patch network on photographs with instance maps",
+    "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",
     "import-weights": "convert published BPR weights to a safetensors file",
 }
 

@@ -1,0 +1,111 @@
+"""Networks for other runtimes: ONNX and OpenVINO files that need nothing of ours."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from refiner.checkpoints import LoadedModel
+from refiner.network import object_logits
+from refiner.openvino_model import convert
+from refiner.openvino_predictor import import_openvino
+from refiner.torch_predictor import fold_batch_norms
+
+OPSET = 17
+INPUT, OUTPUT = "patches", "logits"
+
+
+def export_onnx(model: LoadedModel) -> bytes:
+    """Export weights as an ONNX model.
+
+    Its input `patches` is (N, S, S, 4) uint8 of any N: R, G, B and the coarse mask as 0 or 1. Its
+    output `logits` is (N, S, S) float32, object minus background. Normalising and enlarging are
+    part of it. `metadata_props` say what the weights are.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: the onnx package is not installed.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise ValueError(
+            "--format onnx: expected onnx to be installed (pip install onnx), got none"
+        ) from None
+    side = model.config.input_size
+    example = torch.zeros(2, side, side, 4, dtype=torch.uint8)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
+        path = Path(folder) / "model.onnx"
+        # PyTorch calls this exporter deprecated, but its successor needs three more packages
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Folded(model.network),
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "N"}, OUTPUT: {0: "N"}},
+        )
+        exported = onnx.load(path)
+    onnx.helper.set_model_props(exported, describe(model))
+    onnx.checker.check_model(exported)
+    content: bytes = exported.SerializeToString()
+    return content
+
+
+def export_openvino(model: LoadedModel) -> tuple[bytes, bytes]:
+    """Export weights as an OpenVINO model, with the same input and output as `export_onnx`.
+
+    Its run-time information says under `bpr` what the weights are.
+
+    Returns:
+        The content of the .xml and of the .bin file.
+
+    Raises:
+        ValueError: OpenVINO is not installed.
+    """
+    try:
+        openvino = import_openvino()
+    except ModuleNotFoundError:
+        raise ValueError(
+            "--format openvino: expected openvino to be installed (pip install openvino), got none"
+        ) from None
+    converted = convert(model.network, model.config.input_size)
+    for name, value in describe(model).items():
+        converted.set_rt_info(value, ["bpr", name])
+    with tempfile.TemporaryDirectory() as folder:
+        openvino.save_model(converted, Path(folder) / "model.xml", compress_to_fp16=False)
+        return (Path(folder) / "model.xml").read_bytes(), (Path(folder) / "model.bin").read_bytes()
+
+
+def describe(model: LoadedModel) -> dict[str, str]:
+    """What weights are, as texts: their configuration, name and SHA-256."""
+    config = {
+        name: "auto" if value is None else str(value)
+        for name, value in asdict(model.config).items()
+    }
+    return {**config, "weights": model.name, "weights_sha256": model.sha256}
+
+
+class _Folded(nn.Module):
+    """Patches to logits of the object, batch norms folded."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = fold_batch_norms(network)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return object_logits(self.network, patches)

@@ -1,0 +1,47 @@
+"""Export weights for other runtimes; the files hold all that is needed to run them.
+
+bpr export-weights hrnet18s hrnet18s.onnx --format onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.files import write_atomically
+from refiner.checkpoints import load_model
+from refiner.export import INPUT, OUTPUT, export_onnx, export_openvino
+from scripts.options import parse_path
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr export-weights`."""
+    parser.add_argument("weights", metavar="W", help="name of shipped weights, or a path")
+    parser.add_argument(
+        "out", type=parse_path, metavar="OUT", help="file to write: .onnx, or .xml beside its .bin"
+    )
+    parser.add_argument("--format", choices=list(SUFFIXES), required=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the model and say how to call it."""
+    out: Path = arguments.out
+    suffix = SUFFIXES[arguments.format]
+    if out.suffix != suffix:
+        raise ValueError(f"{out}: expected a name that ends with {suffix} for {arguments.format}")
+    model = load_model(arguments.weights)
+    if arguments.format == "onnx":
+        write_atomically(out, export_onnx(model))
+    else:
+        graph, constants = export_openvino(model)
+        write_atomically(out.with_suffix(".bin"), constants)
+        write_atomically(out, graph)
+    side = model.config.input_size
+    print(
+        f"{out}: {model.config.architecture}; {INPUT} (N, {side}, {side}, 4) uint8, R, G, B and "
+        f"coarse mask 0 or 1 -> {OUTPUT} (N, {side}, {side}) float32, object if > 0"
+    )
+    print(f"licence: {model.config.licence}")
+    return 0
