@@ -11,10 +11,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from zlib_ng import zlib_ng
 
 from pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
@@ -184,8 +186,21 @@ def encode_png(pixels: UInt8Array | npt.NDArray[np.uint16]) -> bytes:
 
 
 def encode_mask(mask: Mask) -> bytes:
-    """A mask as an 8-bit PNG of the whole image, 0 and 255."""
-    return encode_png(mask.to_array().view(np.uint8) * np.uint8(255))
+    """A mask as an 8-bit PNG of the whole image, 0 and 255.
+
+    Written here, because Pillow's choice of a filter for each row takes nine tenths of the time
+    and makes masks larger: without filters zlib-ng packs a mask eight times as fast.
+    """
+    height, width = mask.size
+    rows = np.zeros((height, 1 + width), np.uint8)  # the first byte of a row names its filter
+    x0, y0, x1, y1 = mask.window
+    np.multiply(mask.bitmap, np.uint8(255), out=rows[y0:y1, 1 + x0 : 1 + x1])
+    grey_8_bit = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", grey_8_bit), (b"IDAT", zlib_ng.compress(rows, 3)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc32(kind + content))
+        for kind, content in chunks
+    )
 
 
 def _to_rgb(file: Image.Image) -> UInt8Array:
