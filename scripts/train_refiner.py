@@ -14,8 +14,14 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
+from pipeline.patch_dataset import PatchDataset, Patches, open_patches
 from pipeline.settings import PatchSettings
-from pipeline.training_patches import PatchStream, StreamSettings, find_labelled_images
+from pipeline.training_patches import (
+    LabelledImage,
+    PatchStream,
+    StreamSettings,
+    find_labelled_images,
+)
 from pipeline.validation import validate
 from refiner.checkpoints import load_model, save_model
 from refiner.model_config import ARCHITECTURES, ModelConfig
@@ -30,13 +36,18 @@ from scripts.progress import ProgressLine
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr train-refiner`."""
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="photographs")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photographs")
     parser.add_argument(
         "--instance-maps",
         type=Path,
-        required=True,
         metavar="DIR",
         help="8-bit PNGs of the same stems: 0 background, k instance, 255 unknown",
+    )
+    parser.add_argument(
+        "--patches",
+        type=Path,
+        metavar="DATASET",
+        help="instead of these: what bpr extract wrote (its split train), in either layout",
     )
     parser.add_argument(
         "--out",
@@ -111,6 +122,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--loaders: expected an int > 0, got {arguments.loaders}")
     if (arguments.validation_images is None) != (arguments.validation_maps is None):
         raise ValueError("--validation-images, --validation-maps: expected both or none")
+    given = (arguments.images is not None, arguments.instance_maps is not None)
+    if given != (arguments.patches is None,) * 2:
+        raise ValueError(
+            "--images, --instance-maps, --patches: expected both of the first or the last alone"
+        )
     cv2.setNumThreads(1)  # the loaders are the parallelism
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -120,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, process: Process) -> None:
-    images = find_labelled_images(arguments.images, arguments.instance_maps)
+    source, about = _source(arguments)
     recipe = RECIPES[arguments.recipe]
     if arguments.steps is not None:
         recipe = replace(recipe, steps=arguments.steps)
@@ -130,8 +146,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         recipe,
         arguments.out,
         {
-            "images": str(arguments.images.resolve()),
-            "instance_maps": str(arguments.instance_maps.resolve()),
+            **about,
             "input_size": arguments.input_size,
             "batch_size": arguments.batch_size,
             "seed": arguments.seed,
@@ -139,17 +154,18 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         },
         process,
     )
-    stream = PatchStream(
-        images,
-        StreamSettings(arguments.input_size, arguments.batch_size, arguments.seed),
-        start=trainer.step * process.count + process.rank,
-        stride=process.count,
-    )
+    settings = StreamSettings(arguments.input_size, arguments.batch_size, arguments.seed)
+    start = trainer.step * process.count + process.rank
+    stream: PatchStream | PatchDataset
+    if isinstance(source, list):
+        stream, what = PatchStream(source, settings, start, process.count), "photographs"
+    else:
+        stream, what = PatchDataset(source, settings, start, process.count), "patches"
     loader = DataLoader(stream, batch_size=None, num_workers=arguments.loaders, prefetch_factor=4)
     if not process.is_first:
         trainer.run(loader)
         return
-    print(f"{len(images)} photographs; step {trainer.step} of {recipe.steps}")
+    print(f"{len(source)} {what}; step {trainer.step} of {recipe.steps}")
     with ProgressLine("steps", recipe.steps) as progress:
         network = trainer.run(
             loader,
@@ -168,6 +184,17 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
     )
     save_model(weights, network, config)
     print(f"{weights}: trained for {trainer.step} steps; logs beside it")
+
+
+def _source(arguments: argparse.Namespace) -> tuple[list[LabelledImage] | Patches, dict[str, str]]:
+    """Where patches come from, and what makes it another training."""
+    if arguments.patches is not None:
+        return open_patches(arguments.patches), {"patches": str(arguments.patches.resolve())}
+    images = find_labelled_images(arguments.images, arguments.instance_maps)
+    return images, {
+        "images": str(arguments.images.resolve()),
+        "instance_maps": str(arguments.instance_maps.resolve()),
+    }
 
 
 def _first_network(arguments: argparse.Namespace) -> PatchNetwork:

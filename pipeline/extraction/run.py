@@ -127,6 +127,7 @@ def extract(
         write_atomically(extraction.manifest, _json(manifest), extraction.work)
         report = _report(setup, progress, in_order, time.perf_counter() - started)
         write_atomically(extraction.report, _json(report), extraction.work)
+        _sweep(extraction)  # again: workers of a killed driver live a little longer than it
     return progress
 
 
@@ -162,9 +163,14 @@ def _begin(extraction: Extraction, setup: Mapping[str, Any], overwrite: bool) ->
         raise ValueError(
             f"{existing}: exists, but not from a run that can be continued; choose another place"
         )
-    for torn in extraction.work.glob("*.partial"):
-        torn.unlink()
+    _sweep(extraction)
     write_atomically(path, _json(setup), extraction.work)
+
+
+def _sweep(extraction: Extraction) -> None:
+    """Remove what killed processes left half-written under temporary names."""
+    for torn in extraction.work.glob("*.partial"):
+        torn.unlink(missing_ok=True)
 
 
 def _forget(extraction: Extraction) -> None:
