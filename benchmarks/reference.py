@@ -26,8 +26,12 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 from torchvision.ops import nms
 
-from refiner.checkpoints import load_model
+from refiner.checkpoints import LoadedModel, load_model
 from refiner.network import normalise, upsample
+
+Map = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
+
+_models: list[LoadedModel] = []  # of a process: one
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class BaselineSettings:
 
     patch_size: int = 64  # pixels
     nms_iou: float = 0.55
-    num_processes: int = 1  # for splitting and merging, and threads of the network
+    num_processes: int = 1  # one thread each; the network's patches are divided among them too
 
 
 @dataclass
@@ -67,36 +71,58 @@ def run_baseline(
     """Refine a Cityscapes prediction folder the reference's way, into `work / "results"`."""
     for folder in ("img_dir", "mask_dir", "detail_dir", "results"):
         (work / folder).mkdir(parents=True)
+    with _workers(settings.num_processes, weights) as run:
+        _run_stages(predictions, images, work, settings, times, run)
+
+
+def _run_stages(
+    predictions: Path,
+    images: Path,
+    work: Path,
+    settings: BaselineSettings,
+    times: Times,
+    run: Map,
+) -> None:
     with times.of("decode"):
         instances = _read_predictions(predictions, images)
     times.instances = len(instances)
     with times.of("select and crop"):
-        split = partial(_split, work, settings)
-        counts = _map(split, list(enumerate(instances)), settings.num_processes)
+        counts = run(partial(_split, work, settings), list(enumerate(instances)))
     times.patches = sum(counts)
-    model = load_model(weights)
-    torch.set_num_threads(settings.num_processes)
     with times.of("network"):
-        size = (settings.patch_size, model.config.input_size)
-        _predict(work, model.network, *size)
+        names = [path.name for path in (work / "img_dir").iterdir()]
+        shares = [names[k :: settings.num_processes] for k in range(settings.num_processes)]
+        results = run(partial(_predict, work, settings.patch_size), shares)
+        merged = {name: patch for share in results for name, patch in share.items()}
+        (work / "probabilities.pkl").write_bytes(pickle.dumps(merged))
     with times.of("reassemble"):
         probabilities = pickle.loads((work / "probabilities.pkl").read_bytes())
         parts = []
         for k, instance in enumerate(instances):
             boxes = np.load(work / "detail_dir" / f"{k}.npy")
             parts.append((instance, boxes, [probabilities[f"{k}_{i}"] for i in range(len(boxes))]))
-        refined = _map(_merge, parts, settings.num_processes)
+        refined = run(_merge, parts)
     with times.of("encode and write"):
         for instance, rle in zip(instances, refined, strict=True):
             path = work / "results" / instance["file"]
             cv2.imwrite(str(path), coco_mask.decode(rle))
 
 
-def _map(function: Callable[[Any], Any], items: list[Any], num_processes: int) -> list[Any]:
+@contextmanager
+def _workers(num_processes: int, weights: str) -> Iterator[Map]:
+    """Something to map with, when all imports are done and the network is loaded."""
     if num_processes == 1:
-        return [function(item) for item in items]
-    with get_context("spawn").Pool(num_processes) as pool:
-        return pool.map(function, items, chunksize=1)
+        _begin(weights)
+        yield lambda function, items: [function(item) for item in items]
+        return
+    with get_context("spawn").Pool(num_processes, _begin, (weights,)) as pool:
+        pool.map(time.sleep, [0.1] * num_processes, chunksize=1)
+        yield lambda function, items: pool.map(function, items, chunksize=1)
+
+
+def _begin(weights: str) -> None:
+    torch.set_num_threads(1)
+    _models[:] = [load_model(weights)]
 
 
 def _read_predictions(predictions: Path, images: Path) -> list[dict[str, Any]]:
@@ -117,7 +143,6 @@ def _read_predictions(predictions: Path, images: Path) -> list[dict[str, Any]]:
 
 def _split(work: Path, settings: BaselineSettings, item: tuple[int, dict[str, Any]]) -> int:
     """split_patches: the boxes of one instance, and its patches as PNG files."""
-    torch.set_num_threads(1)
     number, instance = item
     size, half = settings.patch_size, settings.patch_size // 2
     image = cv2.imread(instance["image"])
@@ -140,23 +165,24 @@ def _split(work: Path, settings: BaselineSettings, item: tuple[int, dict[str, An
     return len(corners)
 
 
-def _predict(work: Path, network: torch.nn.Module, patch_size: int, input_size: int) -> None:
-    """test_float: every patch from its files, alone through the network, all into one pickle."""
+def _predict(work: Path, patch_size: int, names: list[str]) -> dict[str, np.ndarray]:
+    """test_float: every patch from its files and alone through the network."""
+    (model,) = _models
     results = {}
-    side = (input_size, input_size)
-    for path in (work / "img_dir").iterdir():
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        mask = cv2.imread(str(work / "mask_dir" / path.name), cv2.IMREAD_GRAYSCALE)
+    side = (model.config.input_size, model.config.input_size)
+    for name in names:
+        image = cv2.cvtColor(cv2.imread(str(work / "img_dir" / name)), cv2.COLOR_BGR2RGB)
+        mask = cv2.imread(str(work / "mask_dir" / name), cv2.IMREAD_GRAYSCALE)
         patch = np.empty((1, *side, 4), np.uint8)
         patch[0, ..., :3] = cv2.resize(image, side)
         patch[0, ..., 3] = cv2.resize(mask, side, interpolation=cv2.INTER_NEAREST) > 0
         with torch.no_grad():
-            logits = upsample(network(normalise(torch.from_numpy(patch))))
+            logits = upsample(model.network(normalise(torch.from_numpy(patch))))
             logits = functional.interpolate(
                 logits, size=(patch_size, patch_size), mode="bilinear", align_corners=False
             )
-            results[path.stem] = logits.softmax(dim=1)[0, 1].numpy()
-    (work / "probabilities.pkl").write_bytes(pickle.dumps(results))
+            results[Path(name).stem] = logits.softmax(dim=1)[0, 1].numpy()
+    return results
 
 
 def _merge(item: tuple[dict[str, Any], np.ndarray, list[np.ndarray]]) -> dict[str, Any]:
