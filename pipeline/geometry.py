@@ -16,8 +16,8 @@ import numpy as np
 from pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, Size, UInt8Array, grow
 from pipeline.settings import PatchSettings
 
-AUTO_PATCH_SIZES = (32, 48, 64, 96, 128, 192, 256)
 AUTO_PATCH_SHARE = 0.16  # of the object's long side; LOG.md, 2026-11-21
+AUTO_PATCH_SIZES = (24, 384)  # pixels, least and most
 
 
 def patch_size_for(mask: Mask, settings: PatchSettings) -> int:
@@ -25,13 +25,13 @@ def patch_size_for(mask: Mask, settings: PatchSettings) -> int:
 
     A fixed size is returned as it is. With `patch_size=None` it follows the object, because
     the errors of mask heads and of quick polygons grow with the object: AUTO_PATCH_SHARE
-    of the long side of its window, to the nearest of `AUTO_PATCH_SIZES` (by ratio).
+    of the long side of its window, even, within AUTO_PATCH_SIZES.
     """
     if settings.patch_size is not None:
         return settings.patch_size
     x0, y0, x1, y1 = mask.window
-    wanted = max(AUTO_PATCH_SHARE * max(x1 - x0, y1 - y0), 1.0)
-    return min(AUTO_PATCH_SIZES, key=lambda size: abs(np.log(size / wanted)))
+    wanted = 2 * round(AUTO_PATCH_SHARE * max(x1 - x0, y1 - y0) / 2)
+    return min(max(wanted, AUTO_PATCH_SIZES[0]), AUTO_PATCH_SIZES[1])
 
 
 def find_boundary(mask: Mask, compat: bool = False) -> tuple[Int64Array, Int64Array, UInt8Array]:
