@@ -427,7 +427,8 @@ class TestPatchSizeFor:
         assert chosen(small) <= chosen(small + more)
 
     @pytest.mark.parametrize(
-        ("long_side", "expected"), [(1, 24), (150, 24), (200, 32), (400, 64), (610, 98), (5000, 384)]
+        ("long_side", "expected"),
+        [(1, 24), (150, 24), (200, 32), (400, 64), (610, 98), (5000, 384)],
     )
     def test_auto_is_near_a_sixth_of_the_object(self, long_side, expected):
         mask = Mask.from_array(np.ones((1, long_side), np.bool_))
