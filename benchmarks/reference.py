@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +113,21 @@ def _run_stages(
 def _workers(num_processes: int, weights: str) -> Iterator[Map]:
     """Something to map with, when all imports are done and the network is loaded."""
     if num_processes == 1:
-        _begin(weights)
+        _begin(weights, None)
         yield lambda function, items: [function(item) for item in items]
         return
-    with get_context("spawn").Pool(num_processes, _begin, (weights,)) as pool:
-        pool.map(time.sleep, [0.1] * num_processes, chunksize=1)
+    context = get_context("spawn")
+    ready = context.Barrier(num_processes + 1)
+    with context.Pool(num_processes, _begin, (weights, ready)) as pool:
+        ready.wait()
         yield lambda function, items: pool.map(function, items, chunksize=1)
 
 
-def _begin(weights: str) -> None:
+def _begin(weights: str, ready: Barrier | None) -> None:
     torch.set_num_threads(1)
     _models[:] = [load_model(weights)]
+    if ready is not None:
+        ready.wait()
 
 
 def _read_predictions(predictions: Path, images: Path) -> list[dict[str, Any]]:

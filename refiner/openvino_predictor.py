@@ -12,7 +12,7 @@ import numpy as np
 
 from refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
 
-CHUNK_PIXELS = 8 * 64 * 64  # of the patches that one thread takes at once
+CHUNK_PIXELS = 16 * 64 * 64  # of the patches that one thread takes at once
 
 
 class OpenVINOPredictor:
@@ -54,6 +54,11 @@ class OpenVINOPredictor:
         compiled = openvino.Core().compile_model(fixed, "CPU", options)
         self._requests = [compiled.create_infer_request() for _ in range(num_threads)]
         self._lock = threading.Lock()  # a request holds its own inputs and outputs
+
+    @property
+    def busy_at(self) -> int:
+        """Patches that give every thread a chunk."""
+        return self._chunk * len(self._requests)
 
     def __call__(self, patches: PatchBatch) -> Logits:
         """(N, S, S, 4) uint8 -> (N, S, S) float32, as for TorchPredictor."""

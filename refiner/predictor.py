@@ -26,6 +26,8 @@ PatchBatch = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 """(N, S, S): object minus background; the sigmoid is the object's probability."""
 
+MIN_BATCH_SIZE = 32  # patches; larger ones gain nothing on a few processors
+
 BACKENDS = ("auto", "torch", "torch-bf16", "openvino", "openvino-bf16")
 """What can run a network, in float32 where the name says nothing else."""
 
@@ -40,6 +42,7 @@ class LoadedPredictor:
     name: str  # of the weights
     backend: str  # one of BACKENDS, not auto
     on_device: DeviceNetwork | None = None  # where tensors on a GPU can be predicted there
+    batch_size: int = MIN_BATCH_SIZE  # patches together that keep it busy
 
     @property
     def input_size(self) -> int:
@@ -80,17 +83,19 @@ def load_predictor(
     from refiner.openvino_predictor import OpenVINOPredictor
 
     converted = load_converted(weights)
+    predict = OpenVINOPredictor(
+        converted.model,
+        converted.config.input_size,
+        num_threads or usable_processors(),
+        bfloat16=backend == "openvino-bf16",
+    )
     return LoadedPredictor(
-        OpenVINOPredictor(
-            converted.model,
-            converted.config.input_size,
-            num_threads or usable_processors(),
-            bfloat16=backend == "openvino-bf16",
-        ),
+        predict,
         converted.config,
         converted.sha256,
         converted.name,
         backend,
+        batch_size=max(predict.busy_at, MIN_BATCH_SIZE),
     )
 
 

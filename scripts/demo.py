@@ -18,7 +18,7 @@ from pipeline.refine import Answer, merge, plan, predict
 from refiner.predictor import load_predictor
 from scripts.options import patch_settings
 from scripts.progress import ProgressLine
-from scripts.refine import add_refine_options
+from scripts.refine import add_refine_options, batch_size
 
 COLUMNS = ("Boundary IoU %", "F at 1 px %", "F at 3 px %")
 
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     plans = [plan(scene.image, _coarse(scene), settings, scene.name) for scene in scenes]
     rows = []
     with ProgressLine("photographs", len(scenes)) as line:
-        answers = predict(plans, predictor, arguments.batch_size)
+        answers = predict(plans, predictor, batch_size(arguments, predictor.batch_size))
         for done, (scene, answer) in enumerate(zip(scenes, answers, strict=True), start=1):
             refined = merge(answer)
             _write_pictures(arguments.out, scene, refined)

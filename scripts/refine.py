@@ -78,7 +78,10 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
         "--compat", action="store_true", help="cut and merge patches exactly as the reference does"
     )
     group.add_argument(
-        "--batch-size", type=int, default=DEFAULT_BATCH_SIZE, metavar="N", help="patches at once"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="patches at once (default: as many as keep the processors busy; a GPU chooses itself)",
     )
 
 
@@ -98,12 +101,15 @@ def run(arguments: argparse.Namespace) -> int:
         model = load_model(arguments.weights)
         with open_cluster(arguments) as cluster:
             engine: Engine = cluster.refiner(
-                load, model.config.input_size, arguments.batch_size, arguments.device
+                load,
+                model.config.input_size,
+                batch_size(arguments, DEFAULT_BATCH_SIZE),
+                arguments.device,
             )
             progress = _refine(arguments, job, engine, model.config, model.name, model.sha256)
     else:
         predictor = load()
-        engine = InThisProcess(predictor, arguments.batch_size)
+        engine = InThisProcess(predictor, batch_size(arguments, predictor.batch_size))
         progress = _refine(
             arguments, job, engine, predictor.config, predictor.name, predictor.weights_sha256
         )
@@ -138,6 +144,11 @@ def _refine(
             arguments.overwrite,
             lambda progress: line.show(progress.finished, _remark(progress, rate)),
         )
+
+
+def batch_size(arguments: argparse.Namespace, default: int) -> int:
+    """What --batch-size asks for."""
+    return default if arguments.batch_size is None else int(arguments.batch_size)
 
 
 def _job(arguments: argparse.Namespace) -> Job:
