@@ -27,6 +27,7 @@ from pipeline.predictor import MaskPredictor
 from pipeline.refine import Plan, merge, plan, predict
 from pipeline.settings import PatchSettings
 from pipeline.training_patches import PatchStream, StreamSettings, find_labelled_images
+from pipeline.version import VERSION
 from refiner.checkpoints import LoadedModel, load_model
 from refiner.export import INPUT, OUTPUT, export_onnx
 from refiner.model_config import DEFAULT_WEIGHTS
@@ -88,7 +89,7 @@ def predictors(
     yield "float32", "float32", lambda: OpenVINOPredictor(converted, side, 1)
     yield "bfloat16", "float32", lambda: OpenVINOPredictor(converted, side, 1, bfloat16=True)
     path, small = work / "float32.onnx", work / "int8.onnx"
-    path.write_bytes(export_onnx(model))
+    path.write_bytes(export_onnx(model, f"bpr {VERSION}"))
     yield "float32, ONNX Runtime", "float32, ONNX Runtime", lambda: OnnxPredictor(path)
     quantize_static(
         path,

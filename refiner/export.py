@@ -20,15 +20,19 @@ OPSET = 17
 INPUT, OUTPUT = "patches", "logits"
 
 
-def export_onnx(model: LoadedModel) -> bytes:
+def export_onnx(model: LoadedModel, version: str) -> bytes:
     """Export weights as an ONNX model.
 
     Its input `patches` is (N, S, S, 4) uint8 of any N: R, G, B and the coarse mask as 0 or 1. Its
     output `logits` is (N, S, S) float32, object minus background. Normalising and enlarging are
-    part of it. `metadata_props` say what the weights are.
+    part of it. `metadata_props` say what the weights are (`describe`).
+
+    Args:
+        model: the weights.
+        version: of the software that exports them, in words.
 
     Returns:
-        The file's content.
+        The file's content; the same for the same arguments.
 
     Raises:
         ValueError: the onnx package is not installed.
@@ -60,16 +64,20 @@ def export_onnx(model: LoadedModel) -> bytes:
             dynamic_axes={INPUT: {0: "N"}, OUTPUT: {0: "N"}},
         )
         exported = onnx.load(path)
-    onnx.helper.set_model_props(exported, describe(model))
+    onnx.helper.set_model_props(exported, describe(model, version))
     onnx.checker.check_model(exported)
     content: bytes = exported.SerializeToString()
     return content
 
 
-def export_openvino(model: LoadedModel) -> tuple[bytes, bytes]:
+def export_openvino(model: LoadedModel, version: str) -> tuple[bytes, bytes]:
     """Export weights as an OpenVINO model, with the same input and output as `export_onnx`.
 
-    Its run-time information says under `bpr` what the weights are.
+    Its run-time information says under `bpr` what the weights are (`describe`).
+
+    Args:
+        model: the weights.
+        version: of the software that exports them, in words.
 
     Returns:
         The content of the .xml and of the .bin file.
@@ -84,20 +92,30 @@ def export_openvino(model: LoadedModel) -> tuple[bytes, bytes]:
             "--format openvino: expected openvino to be installed (pip install openvino), got none"
         ) from None
     converted = convert(model.network, model.config.input_size)
-    for name, value in describe(model).items():
+    converted.set_friendly_name(model.name)
+    converted.output(0).get_tensor().set_names({OUTPUT})
+    for name, value in describe(model, version).items():
         converted.set_rt_info(value, ["bpr", name])
     with tempfile.TemporaryDirectory() as folder:
         openvino.save_model(converted, Path(folder) / "model.xml", compress_to_fp16=False)
         return (Path(folder) / "model.xml").read_bytes(), (Path(folder) / "model.bin").read_bytes()
 
 
-def describe(model: LoadedModel) -> dict[str, str]:
-    """What weights are, as texts: their configuration, name and SHA-256."""
+def describe(model: LoadedModel, version: str) -> dict[str, str]:
+    """What an export says about its weights: their configuration, name, SHA-256, and `version`.
+
+    A patch size of `auto` follows the object; docs/export.md has the rule.
+    """
     config = {
         name: "auto" if value is None else str(value)
         for name, value in asdict(model.config).items()
     }
-    return {**config, "weights": model.name, "weights_sha256": model.sha256}
+    return {
+        **config,
+        "weights": model.name,
+        "weights_sha256": model.sha256,
+        "exported_by": version,
+    }
 
 
 class _Folded(nn.Module):

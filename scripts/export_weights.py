@@ -6,9 +6,11 @@ bpr export-weights hrnet18s hrnet18s.onnx --format onnx
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
-from pipeline.files import write_atomically
+from pipeline.files import is_local, write_atomically
+from pipeline.version import VERSION
 from refiner.checkpoints import load_model
 from refiner.export import INPUT, OUTPUT, export_onnx, export_openvino
 from scripts.options import parse_path
@@ -32,12 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix != suffix:
         raise ValueError(f"{out}: expected a name that ends with {suffix} for {arguments.format}")
     model = load_model(arguments.weights)
+    version = f"bpr {VERSION}"
     if arguments.format == "onnx":
-        write_atomically(out, export_onnx(model))
+        write_atomically(out, export_onnx(model, version))
     else:
-        graph, constants = export_openvino(model)
-        write_atomically(out.with_suffix(".bin"), constants)
-        write_atomically(out, graph)
+        _write_pair(out, *export_openvino(model, version))
     side = model.config.input_size
     print(
         f"{out}: {model.config.architecture}; {INPUT} (N, {side}, {side}, 4) uint8, R, G, B and "
@@ -45,3 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"licence: {model.config.licence}")
     return 0
+
+
+def _write_pair(out: Path, graph: bytes, constants: bytes) -> None:
+    """Write an .xml and its .bin, so that no .xml ever lies beside another model's .bin."""
+    if not is_local(out):
+        write_atomically(out.with_suffix(".bin"), constants)
+        write_atomically(out, graph)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as folder:
+        ready = Path(folder) / out.name
+        # a full disk shows here, while an older pair is still whole
+        write_atomically(ready, graph)
+        write_atomically(ready.with_suffix(".bin"), constants)
+        out.unlink(missing_ok=True)
+        ready.with_suffix(".bin").replace(out.with_suffix(".bin"))
+        ready.replace(out)

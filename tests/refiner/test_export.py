@@ -1,17 +1,18 @@
 """Exported models say what torch says, run by runtimes that know nothing of us."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.quality import read_pairs
 from pipeline.demo_scenes import load_demo_scenes
 from pipeline.images import read_image
-from pipeline.instance import Instance, Prediction
+from pipeline.instance import Instance, Prediction, differing_pixels
 from pipeline.refine import merge, plan, predict
 from pipeline.settings import PatchSettings
+from pipeline.version import VERSION
 from refiner.checkpoints import load_model
 from refiner.export import describe
 from refiner.openvino_predictor import import_openvino
@@ -51,7 +52,7 @@ class OpenVINO:
         self.compiled = core.compile_model(model, "CPU", {precision: openvino.Type.f32})
 
     def __call__(self, patches):
-        return self.compiled([patches])[0]
+        return self.compiled({"patches": patches})["logits"]
 
 
 RUNTIMES = {"onnx": (".onnx", OnnxRuntime), "openvino": (".xml", OpenVINO)}
@@ -69,67 +70,142 @@ def random_weights(tmp_path_factory):
     return save_random_network(tmp_path_factory.mktemp("export") / "random.safetensors")
 
 
+@pytest.fixture(scope="module")
+def shipped():
+    return load_model("hrnet18s")
+
+
+@pytest.fixture(scope="module")
+def runtimes(tmp_path_factory):
+    """The shipped weights, exported."""
+    folder = tmp_path_factory.mktemp("shipped")
+    return {kind: exported(kind, "hrnet18s", folder) for kind in RUNTIMES}
+
+
 @pytest.mark.parametrize("kind", RUNTIMES)
-def test_logits_are_those_of_torch_for_any_number_of_patches(kind, random_weights, tmp_path):
-    runtime = exported(kind, random_weights, tmp_path)
-    model = load_model(random_weights)
-    reference = TorchPredictor(model.network, INPUT_SIZE)
-    patches = np.random.default_rng(0).integers(0, 256, (9, INPUT_SIZE, INPUT_SIZE, 4), np.uint8)
+def test_logits_are_those_of_torch_for_any_number_of_patches(kind, shipped, runtimes):
+    side = shipped.config.input_size
+    reference = TorchPredictor(shipped.network, side)
+    patches = np.random.default_rng(0).integers(0, 256, (5, side, side, 4), np.uint8)
     patches[..., 3] &= 1
-    for count in (1, 2, 9):
-        torch.testing.assert_close(
-            torch.from_numpy(np.array(runtime(patches[:count]))),
-            torch.from_numpy(reference(patches[:count])),
-            atol=1e-3,  # of logits with a standard deviation of 8
-            rtol=1e-4,
-        )
-    assert runtime.metadata == describe(model)
-    assert runtime.metadata["weights_sha256"] == model.sha256
-    assert runtime.metadata["patch_size"] == str(INPUT_SIZE)
-
-
-def differing_share(first, second, plans):
-    """Pixels in which masks differ, by those in the masks' windows."""
-    differing = pixels = 0
-    for one, other in zip(predict(plans, first), predict(plans, second), strict=True):
-        masks = zip(merge(one).instances, merge(other).instances, strict=True)
-        for a, b in masks:
-            differing += np.count_nonzero(a.mask.to_array() != b.mask.to_array())
-            pixels += a.mask.bitmap.size
-    return differing / pixels
+    for count in (0, 1, 5):
+        logits = np.array(runtimes[kind](patches[:count]))
+        assert logits.dtype == np.float32
+        assert logits.shape == (count, side, side)
+        np.testing.assert_allclose(logits, reference(patches[:count]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", RUNTIMES)
-def test_the_shipped_weights_give_the_same_masks_in_other_runtimes(kind, tmp_path):
-    model = load_model("hrnet18s")
-    scene = load_demo_scenes()[0]
-    coarse = Prediction(scene.coarse[0].size, tuple(Instance(m, 0, 1.0) for m in scene.coarse))
-    plans = [plan(scene.image, coarse, PatchSettings(nms_iou=0.25))]
-    torch_itself = TorchPredictor(model.network, model.config.input_size)
-    assert differing_share(torch_itself, exported(kind, "hrnet18s", tmp_path), plans) <= 1e-4
+def test_any_input_size_is_exported(kind, random_weights, tmp_path):
+    runtime = exported(kind, random_weights, tmp_path)
+    reference = TorchPredictor(load_model(random_weights).network, INPUT_SIZE)
+    patches = np.random.default_rng(0).integers(0, 256, (3, INPUT_SIZE, INPUT_SIZE, 4), np.uint8)
+    patches[..., 3] &= 1
+    # of logits with a standard deviation of 8
+    np.testing.assert_allclose(runtime(patches), reference(patches), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+def test_a_model_says_what_it_is(kind, shipped, runtimes):
+    metadata = runtimes[kind].metadata
+    assert metadata == describe(shipped, f"bpr {VERSION}")
+    assert metadata["weights_sha256"] == shipped.sha256
+    assert metadata["input_size"] == str(runtimes[kind].input_size)
+    assert metadata["patch_size"] == "auto"
+    assert "DAVIS" in metadata["data"]
+    assert "on-commercial" in metadata["licence"]
+
+
+def test_a_fixed_patch_size_is_said_in_pixels(random_weights):
+    assert describe(load_model(random_weights), "")["patch_size"] == str(INPUT_SIZE)
+
+
+def test_the_same_weights_give_the_same_onnx_file(random_weights, tmp_path):
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    for out in (first, second):
+        assert main(["export-weights", str(random_weights), str(out), "--format", "onnx"]) == 0
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+def test_an_export_replaces_an_older_one_and_leaves_nothing_else(kind, random_weights, tmp_path):
+    out = tmp_path / f"model{RUNTIMES[kind][0]}"
+    for path in (out, out.with_suffix(".bin")) if kind == "openvino" else (out,):
+        path.write_bytes(b"older")
+    exported(kind, random_weights, tmp_path)
+    names = {"onnx": ["model.onnx"], "openvino": ["model.bin", "model.xml"]}[kind]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def validation_plans(photographs, errors, settings, every=1):
+    """Plans of single instances of ../shared/data/val."""
+    pairs = list(read_pairs(photographs / "val_predictions" / errors, photographs / "val"))
+    for pair in pairs[::every]:
+        prediction = Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),))
+        yield plan(read_image(pair.image).pixels, prediction, settings)
+
+
+def settings_of(model, nms_iou=0.25):
+    return PatchSettings(model.config.patch_size, model.config.padding, nms_iou)
+
+
+def differing_shares(model, runtimes, plans):
+    """By runtime: pixels in which masks differ from those of torch, by those in their windows."""
+    plans = list(plans)
+
+    def masks(predictor):
+        return [
+            instance.mask
+            for answer in predict(plans, predictor)
+            for instance in merge(answer).instances
+        ]
+
+    expected = masks(TorchPredictor(model.network, model.config.input_size))
+    coarse = [instance.mask for planned in plans for instance in planned.prediction.instances]
+    assert sum(map(differing_pixels, expected, coarse)) > 0
+    pixels = sum(mask.bitmap.size for mask in expected)
+    return {
+        kind: sum(map(differing_pixels, masks(runtime), expected)) / pixels
+        for kind, runtime in runtimes.items()
+    }
+
+
+def assert_same_masks(shares):
+    assert all(share <= 1e-4 for share in shares.values()), shares
+
+
+def test_masks_of_the_demo_are_those_of_torch(shipped, runtimes):
+    plans = []
+    for scene in load_demo_scenes():
+        instances = tuple(Instance(mask, 0, 1.0) for mask in scene.coarse)
+        coarse = Prediction(scene.coarse[0].size, instances)
+        plans.append(plan(scene.image, coarse, settings_of(shipped)))
+    assert_same_masks(differing_shares(shipped, runtimes, plans))
+
+
+@pytest.mark.parametrize("errors", ["maskhead", "polygon"])
+def test_masks_of_photographs_are_those_of_torch(errors, shipped, runtimes, photographs):
+    plans = validation_plans(photographs, errors, settings_of(shipped), every=40)
+    assert_same_masks(differing_shares(shipped, runtimes, plans))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", RUNTIMES)
-def test_on_all_validation_photographs_too(kind, photographs, tmp_path):
-    model = load_model("hrnet18s")
-    torch_itself = TorchPredictor(model.network, model.config.input_size)
-    for errors in ("maskhead", "polygon"):
-        plans = [
-            plan(
-                read_image(pair.image).pixels,
-                Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),)),
-                PatchSettings(nms_iou=0.25),
-            )
-            for pair in read_pairs(photographs / "val_predictions" / errors, photographs / "val")
-        ]
-        assert differing_share(torch_itself, exported(kind, "hrnet18s", tmp_path), plans) <= 1e-4
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("errors", ["maskhead", "polygon"])
+def test_masks_of_all_validation_photographs_are_those_of_torch(
+    errors, shipped, runtimes, photographs
+):
+    plans = validation_plans(photographs, errors, settings_of(shipped, PatchSettings.nms_iou))
+    shares = differing_shares(shipped, runtimes, plans)
+    print(errors, shares)
+    assert_same_masks(shares)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["nothing", "a.onnx", "--format", "onnx"], "nothing"),
+        (["missing.safetensors", "a.onnx", "--format", "onnx"], "missing.safetensors: expected"),
         (["hrnet18s", "a.pt", "--format", "onnx"], "a.pt: expected a name that ends with .onnx"),
         (["hrnet18s", "a.onnx", "--format", "openvino"], "expected a name that ends with .xml"),
     ],
@@ -141,5 +217,36 @@ def test_a_wrong_call_is_one_line_and_writes_nothing(
     assert main(["export-weights", *arguments]) == 2
     said = capsys.readouterr().err
     assert words in said
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+@pytest.mark.parametrize("place", ["below a file", "is a folder"])
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left(
+    kind, place, random_weights, tmp_path, capsys
+):
+    out = tmp_path / "here" / f"model{RUNTIMES[kind][0]}"
+    if place == "below a file":
+        (tmp_path / "here").write_text("a file")
+    else:
+        out.mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["export-weights", str(random_weights), str(out), "--format", kind]) == 2
+    said = capsys.readouterr().err
+    assert "here" in said
+    assert said.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", RUNTIMES)
+def test_a_package_that_is_not_installed_is_named(
+    kind, random_weights, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, kind, None)
+    out = tmp_path / f"model{RUNTIMES[kind][0]}"
+    assert main(["export-weights", str(random_weights), str(out), "--format", kind]) == 2
+    said = capsys.readouterr().err
+    assert f"pip install {kind}" in said
     assert said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
