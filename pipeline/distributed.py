@@ -31,6 +31,7 @@ from pipeline.settings import PatchSettings
 
 RETRIES = 2  # of a task whose process or machine died
 BYTES_PER_IMAGE = 64_000_000  # 2048 x 1024 RGB with masks, and logits of 565 patches of 128 px
+SECONDS_TO_TIDY_UP = 10.0
 WAITING_PER_CPU = 2  # tasks submitted for each core: the next one is there when one ends
 _LOST = (
     exceptions.WorkerCrashedError,
@@ -123,16 +124,20 @@ class Cluster:
         """
         waiting = iter(shards)
         pending: dict[Any, Shard] = {}
-        while True:
-            room = WAITING_PER_CPU * self.num_cpus - len(pending)
-            for shard in islice(waiting, max(room, 0)):
-                pending[_extract_task.remote(shard, {})] = shard
-            if not pending:
-                return
-            (done,), _ = ray.wait(list(pending), num_returns=1)
-            shard = pending.pop(done)
-            result = _value(done)
-            yield result if result is not None else _without_the_culprit(shard)
+        try:
+            while True:
+                room = WAITING_PER_CPU * self.num_cpus - len(pending)
+                for shard in islice(waiting, max(room, 0)):
+                    pending[_extract_task.remote(shard, {})] = shard
+                if not pending:
+                    return
+                (done,), _ = ray.wait(list(pending), num_returns=1)
+                shard = pending.pop(done)
+                result = _value(done)
+                yield result if result is not None else _without_the_culprit(shard)
+        except BaseException:
+            _call_off(list(pending))
+            raise
 
     def refiner(
         self, load: Callable[[], MaskPredictor], input_size: int, batch_size: int, device: str
@@ -284,6 +289,14 @@ class _Refinement:
         self._busy[actor] += 1
         done, answer = self._actors[actor].predict.remote(step.planned)
         self._steps[done] = replace(step, kind="predict", answer=answer, actor=actor)
+
+
+def _call_off(tasks: list[Any]) -> None:
+    """End tasks so that they remove what they have half-written: they see an interrupt."""
+    for task in tasks:
+        ray.cancel(task)
+    if tasks:
+        ray.wait(tasks, num_returns=len(tasks), timeout=SECONDS_TO_TIDY_UP)
 
 
 def _without_the_culprit(shard: Shard) -> ShardResult:

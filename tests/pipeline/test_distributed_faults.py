@@ -143,7 +143,7 @@ def test_a_killed_driver_is_continued(data: Path, expected: dict[str, str], tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while notes(tmp_path) < 3 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
