@@ -2,29 +2,36 @@
 
     python -m benchmarks.precision --data ../shared/data
 
-bfloat16 is OpenVINO's; int8 is ONNX Runtime's, convolutions with a scale for each channel,
-calibrated on patches of the training photographs, and its time is compared with float32 in the
-same runtime. Every row refines the same coarse masks; quality is judged on the masks.
+bfloat16 is OpenVINO's. int8 is quantised after training and calibrated on patches of the training
+photographs: by NNCF for OpenVINO (`pip install nncf`; left out where it is missing), and by ONNX
+Runtime for itself, convolutions with a scale for each channel. Every row refines the same coarse
+masks; quality is judged on the masks, and `differs` is the share of pixels in the objects' windows
+that are not as in float32. `time` is that of the network alone, on one thread, by that of float32
+in the same runtime: the median of rounds in which all rows take turns on the same patches.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from benchmarks.quality import WORSE, read_pairs, scores
+from benchmarks.quality import WORSE, Pair, read_pairs, scores
 from pipeline.images import read_image
 from pipeline.instance import Float32Array, Instance, Mask, Prediction, UInt8Array, differing_pixels
 from pipeline.predictor import MaskPredictor
-from pipeline.refine import Plan, merge, plan, predict
+from pipeline.refine import PendingImage, Plan, merge, plan, predict
 from pipeline.settings import PatchSettings
 from pipeline.training_patches import PatchStream, StreamSettings, find_labelled_images
 from pipeline.version import VERSION
@@ -32,13 +39,17 @@ from refiner.checkpoints import LoadedModel, load_model
 from refiner.export import INPUT, OUTPUT, export_onnx
 from refiner.model_config import DEFAULT_WEIGHTS
 from refiner.openvino_model import convert
-from refiner.openvino_predictor import OpenVINOPredictor
+from refiner.openvino_predictor import OpenVINOPredictor, has_bfloat16
 
-CALIBRATION_BATCHES = 16  # of 8 patches
+CALIBRATION_BATCHES = 16
+CALIBRATION_BATCH_SIZE = 8  # patches
+TIMED_PATCHES = 64
+ROUNDS = 7
+KINDS = ("maskhead", "polygon")  # of coarse masks
 
 
 class OnnxPredictor:
-    """An ONNX model as a predictor, timed."""
+    """An ONNX model as a predictor."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -50,56 +61,118 @@ class OnnxPredictor:
         return np.asarray(self._session.run([OUTPUT], {INPUT: patches})[0], np.float32)
 
 
-class Timed:
-    """Adds up the time of a predictor."""
-
-    def __init__(self, predictor: MaskPredictor) -> None:
-        self._predictor, self.input_size = predictor, predictor.input_size
-        self.seconds, self.patches = 0.0, 0
-
-    def __call__(self, patches: UInt8Array) -> Float32Array:
-        started = time.perf_counter()
-        logits = self._predictor(patches)
-        self.seconds += time.perf_counter() - started
-        self.patches += len(patches)
-        return logits
+def calibration_batches(train: Path, input_size: int) -> Iterator[UInt8Array]:
+    """Patches as the network meets them in training, the same every time."""
+    images = find_labelled_images(train / "images", train / "masks")
+    stream = PatchStream(images, StreamSettings(input_size, CALIBRATION_BATCH_SIZE))
+    for number in range(CALIBRATION_BATCHES):
+        yield stream.batch(number)[0]
 
 
-class TrainingPatches(CalibrationDataReader):  # type: ignore[misc]
-    """Patches as the network meets them in training."""
+class Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """Batches as ONNX Runtime takes them."""
 
-    def __init__(self, train: Path, input_size: int) -> None:
-        images = find_labelled_images(train / "images", train / "masks")
-        self._stream = PatchStream(images, StreamSettings(input_size, 8))
-        self._next = 0
+    def __init__(self, batches: Sequence[UInt8Array]) -> None:
+        self._batches = iter(batches)
 
     def get_next(self) -> dict[str, UInt8Array] | None:
-        if self._next == CALIBRATION_BATCHES:
-            return None
-        self._next += 1
-        return {INPUT: self._stream.batch(self._next)[0]}
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
 
 
-def predictors(
-    model: LoadedModel, train: Path, work: Path
-) -> Iterator[tuple[str, str, Callable[[], MaskPredictor]]]:
-    """Name, the name of the row its time is compared with, and how to make it."""
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One way to compute the network."""
+
+    name: str
+    base: str  # name of the row that its time is compared with
+    predictor: MaskPredictor
+
+
+def make_rows(model: LoadedModel, train: Path, work: Path) -> Iterator[Row]:
+    """All rows, float32 first; what this machine cannot do is said and left out."""
     side = model.config.input_size
-    converted = convert(model.network, side)
-    yield "float32", "float32", lambda: OpenVINOPredictor(converted, side, 1)
-    yield "bfloat16", "float32", lambda: OpenVINOPredictor(converted, side, 1, bfloat16=True)
+    batches = list(calibration_batches(train, side))
+    yield from _openvino_rows(model, batches)
+    base = "float32, ONNX Runtime"
     path, small = work / "float32.onnx", work / "int8.onnx"
     path.write_bytes(export_onnx(model, f"bpr {VERSION}"))
-    yield "float32, ONNX Runtime", "float32, ONNX Runtime", lambda: OnnxPredictor(path)
+    yield Row(base, base, OnnxPredictor(path))
     quantize_static(
         path,
         small,
-        TrainingPatches(train, side),
+        Calibration(batches),
         QuantFormat.QDQ,
         per_channel=True,
         op_types_to_quantize=["Conv"],
     )
-    yield "int8, ONNX Runtime", "float32, ONNX Runtime", lambda: OnnxPredictor(small)
+    yield Row("int8, ONNX Runtime", base, OnnxPredictor(small))
+
+
+def _openvino_rows(model: LoadedModel, batches: Sequence[UInt8Array]) -> Iterator[Row]:
+    side = model.config.input_size
+    converted = convert(model.network, side)
+    yield Row("float32", "float32", OpenVINOPredictor(converted, side, 1))
+    if has_bfloat16():
+        predictor = OpenVINOPredictor(converted, side, 1, bfloat16=True)
+        yield Row("bfloat16", "float32", predictor)
+    else:
+        print("bfloat16: left out, this CPU does not compute in it", file=sys.stderr)
+    if importlib.util.find_spec("nncf") is not None:
+        yield Row("int8", "float32", OpenVINOPredictor(_int8(converted, batches), side, 1))
+    else:
+        print("int8 in OpenVINO: left out, pip install nncf", file=sys.stderr)
+
+
+def _int8(converted: Any, batches: Sequence[UInt8Array]) -> Any:
+    """An openvino.Model with int8 convolutions."""
+    # like openvino, NNCF would report to its makers
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import nncf
+    finally:
+        del sys.modules["openvino_telemetry"]
+    nncf.set_log_level(logging.ERROR)
+    return nncf.quantize(converted.clone(), nncf.Dataset(batches), subset_size=len(batches))
+
+
+def relative_times(rows: Sequence[Row], patches: UInt8Array) -> Mapping[str, float]:
+    """Time of each row by that of its base."""
+    seconds: dict[str, list[float]] = {row.name: [] for row in rows}
+    for number in range(ROUNDS + 1):
+        for row in rows:
+            started = time.perf_counter()
+            row.predictor(patches)
+            if number:  # the first round warms up
+                seconds[row.name].append(time.perf_counter() - started)
+    for name in sorted({row.base for row in rows}):
+        milliseconds = 1e3 * np.median(seconds[name]) / len(patches)
+        print(f"{name}: {milliseconds:.1f} ms a patch ({len(patches)} patches, {ROUNDS} rounds)")
+    return {
+        row.name: float(np.median(np.divide(seconds[row.name], seconds[row.base]))) for row in rows
+    }
+
+
+def first_patches(plans: Sequence[Plan], input_size: int) -> UInt8Array:
+    """TIMED_PATCHES of the plans, or all where there are fewer."""
+    patches = np.empty((TIMED_PATCHES, input_size, input_size, 4), np.uint8)
+    filled = 0
+    for planned in plans:
+        pieces = PendingImage(planned, input_size).cut(patches[filled:])
+        filled += sum(piece.stop - piece.start for piece in pieces)
+    return patches[:filled]
+
+
+def make_plans(pairs: Sequence[Pair], settings: PatchSettings) -> list[Plan]:
+    """One plan for each mask."""
+    return [
+        plan(
+            read_image(pair.image).pixels,
+            Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),)),
+            settings,
+        )
+        for pair in pairs
+    ]
 
 
 def refined(plans: Sequence[Plan], predictor: MaskPredictor) -> list[Mask]:
@@ -118,41 +191,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer gives advice
     data, every = arguments.data, arguments.every
     model = load_model(arguments.weights)
+    settings = PatchSettings(model.config.patch_size, model.config.padding)
+    pairs = {
+        kind: list(read_pairs(data / "val_predictions" / kind, data / "val"))[::every]
+        for kind in KINDS
+    }
+    plans = {kind: make_plans(pairs[kind], settings) for kind in KINDS}
     with tempfile.TemporaryDirectory() as work:
-        made = [(n, b, make()) for n, b, make in predictors(model, data / "train", Path(work))]
+        rows = list(make_rows(model, data / "train", Path(work)))
+    print(
+        f"{model.name}, sha256 {model.sha256[:8]}, input {model.config.input_size} px, "
+        f"{sum(len(found) for found in pairs.values())} masks, "
+        f"{sum(planned.num_patches for of_kind in plans.values() for planned in of_kind)} patches"
+    )
+    times = relative_times(rows, first_patches(plans[KINDS[0]], model.config.input_size))
     print(f"{'':32}{'bIoU':>8}{'F@1':>8}{'worse':>8}{'differs':>10}{'time':>8}")
-    for kind in ("maskhead", "polygon"):
-        pairs = list(read_pairs(data / "val_predictions" / kind, data / "val"))[::every]
-        plans = [
-            plan(
-                read_image(pair.image).pixels,
-                Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),)),
-                PatchSettings(model.config.patch_size, model.config.padding),
-            )
-            for pair in pairs
-        ]
-        before = np.array([scores(pair)[0] for pair in pairs])
+    for kind in KINDS:
+        coarse = np.array([scores(pair) for pair in pairs[kind]])
+        means = 100 * coarse.mean(axis=0)
+        print(f"{kind + ', coarse':32}{means[0]:8.2f}{means[1]:8.2f}")
         exact: list[Mask] = []
-        per_patch: dict[str, float] = {}
-        for name, base, predictor in made:
-            timed = Timed(predictor)
-            masks = refined(plans, timed)
+        for row in rows:
+            masks = refined(plans[kind], row.predictor)
             exact = exact or masks
-            per_patch[name] = timed.seconds / timed.patches
             after = np.array(
                 [
-                    scores(type(pair)(pair.name, pair.image, mask, pair.gt, pair.ignore))
-                    for pair, mask in zip(pairs, masks, strict=True)
+                    scores(replace(pair, mask=mask))
+                    for pair, mask in zip(pairs[kind], masks, strict=True)
                 ]
             )
             differs = sum(differing_pixels(a, b) for a, b in zip(masks, exact, strict=True))
             pixels = sum(mask.bitmap.size for mask in exact)
             print(
-                f"{kind + ', ' + name:32}{100 * after[:, 0].mean():8.2f}"
+                f"{kind + ', ' + row.name:32}{100 * after[:, 0].mean():8.2f}"
                 f"{100 * after[:, 1].mean():8.2f}"
-                f"{100 * (after[:, 0] < before - WORSE).mean():6.1f} %"
+                f"{100 * (after[:, 0] < coarse[:, 0] - WORSE).mean():6.1f} %"
                 f"{100 * differs / pixels:8.3f} %"
-                f"{per_patch[name] / per_patch[base]:8.2f}",
+                f"{times[row.name]:8.2f}",
                 flush=True,
             )
 
