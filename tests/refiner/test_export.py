@@ -20,6 +20,8 @@ from refiner.torch_predictor import TorchPredictor
 from scripts.main import main
 from tests.networks import INPUT_SIZE, save_random_network
 
+ROOT = Path(__file__).parents[2]
+
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
@@ -114,6 +116,19 @@ def test_a_model_says_what_it_is(kind, shipped, runtimes):
     assert metadata["patch_size"] == "auto"
     assert "DAVIS" in metadata["data"]
     assert "on-commercial" in metadata["licence"]
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch, random_weights):
+    text = (ROOT / "docs/export.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    out = ["hrnet18s.onnx", "--format", "onnx"]
+    assert main(["export-weights", str(random_weights), *out]) == 0
+    names = {}
+    exec(example, names)
+    assert names["refined"].shape == (8, INPUT_SIZE, INPUT_SIZE)
+    for key in names["about"]:
+        assert f"`{key}`" in text
 
 
 def test_a_fixed_patch_size_is_said_in_pixels(random_weights):
