@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -129,11 +129,21 @@ def asks_for_cluster(arguments: argparse.Namespace) -> bool:
     return bool(arguments.workers or arguments.ray_address)
 
 
-def open_cluster(arguments: argparse.Namespace) -> AbstractContextManager[Cluster]:
+@contextmanager
+def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster]:
     """Start or join Ray as the options say, and tell where to watch it."""
-    from pipeline.distributed import open_cluster as open_  # ray takes seconds to import
+    try:
+        from pipeline.distributed import open_cluster as open_  # ray takes seconds to import
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--workers, --ray-address: expected Ray to be installed, found no module "
+            f"{error.name!r}; pip install 'bpr[ray]'"
+        ) from None
 
-    return open_(arguments.workers or None, arguments.ray_address)
+    with open_(arguments.workers or None, arguments.ray_address) as cluster:
+        if cluster.dashboard_url:
+            print(f"Ray's dashboard: http://{cluster.dashboard_url}", file=sys.stderr)
+        yield cluster
 
 
 def patch_settings(
