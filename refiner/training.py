@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,8 +15,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from refiner.network import PatchNetwork, normalise, upsample
-from refiner.processes import ALONE, Process
 from refiner.recipes import Recipe
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.log import append_row, forget_rows_after
+from training.processes import ALONE, Process
 
 IGNORE = 255  # target value without a loss
 LOG_FIELDS = ("step", "loss", "pixel_accuracy", "coarse_accuracy", "learning_rate", "patches_per_s")
@@ -95,8 +94,8 @@ class Trainer:
         log = self.folder / "log.csv"
         validation = self.folder / "validation.csv"
         if self._process.is_first:
-            _forget_rows_after(log, self.step)
-            _forget_rows_after(validation, self.step)
+            forget_rows_after(log, self.step)
+            forget_rows_after(validation, self.step)
         self.network.train()
         since, sums, seen = time.perf_counter(), torch.zeros(3, device=self._device), 0
         remaining = iter(batches)
@@ -112,7 +111,7 @@ class Trainer:
                 elapsed = time.perf_counter() - since
                 rate = self.recipe.learning_rate_at(self.step - 1)
                 row = dict(zip(LOG_FIELDS, (self.step, *mean, rate, seen / elapsed), strict=True))
-                _append_row(log, row)
+                append_row(log, row)
                 on_log(row)
                 since, seen = time.perf_counter(), 0
                 sums.zero_()
@@ -127,7 +126,7 @@ class Trainer:
 
     def _validate(self, validate: Validate, log: Path) -> None:
         scores = validate(self.average)
-        _append_row(log, {"step": self.step, **scores})
+        append_row(log, {"step": self.step, **scores})
         score = next(iter(scores.values()))
         if score > self.best_score:
             self.best_score = score
@@ -165,11 +164,10 @@ class Trainer:
         move([*averages.values()], [*values.values()], 0)
 
     def _save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
-        torch.save(
+        save_checkpoint(
+            self.checkpoint,
+            self.about,
             {
-                "about": self.about,
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
@@ -177,31 +175,10 @@ class Trainer:
                 "best_score": self.best_score,
                 "optimizer": self.optimizer.state_dict(),
             },
-            partial,
         )
-        os.replace(partial, self.checkpoint)
 
     def _resume(self) -> None:
-        try:
-            state: dict[str, Any] = torch.load(
-                self.checkpoint, map_location=self._device, weights_only=True
-            )
-            found = state["about"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError):
-            raise ValueError(
-                f"{self.checkpoint}: expected a checkpoint of a training, got a damaged or other "
-                "file; delete it to start over"
-            ) from None
-        changes = [
-            f"{name} was {found.get(name)!r}, is {self.about.get(name)!r}"
-            for name in sorted({*found, *self.about})
-            if found.get(name) != self.about.get(name)
-        ]
-        if changes:
-            raise ValueError(
-                f"{self.checkpoint}: belongs to another training ({'; '.join(changes)}); "
-                "choose another folder"
-            )
+        state = load_checkpoint(self.checkpoint, self.about, self._device)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.best, self.best_score = state["best"], state["best_score"]
@@ -219,21 +196,3 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, recipe.learning_rate)
-
-
-def _forget_rows_after(log: Path, step: int) -> None:
-    """Drop rows that a killed run wrote after its last checkpoint: they will come again."""
-    if log.exists():
-        lines = log.read_text().splitlines(keepends=True)
-        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= step]
-        log.write_text("".join(lines[:1] + kept))
-
-
-def _append_row(log: Path, row: Mapping[str, float]) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not log.exists()
-    with log.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(row)
-        writer.writerow([v if isinstance(v, int) else f"{v:.6g}" for v in row.values()])

@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
-    "detector": {"detector"},
-    "refiner": {"refiner"},
+    "training": {"training"},
+    "detector": {"detector", "training"},
+    "refiner": {"refiner", "training"},
     "pipeline": {"pipeline", "detector", "refiner"},
     "service": {"service", "pipeline", "detector", "refiner"},
-    "scripts": {"scripts", "service", "pipeline", "detector", "refiner"},
+    "scripts": {"scripts", "service", "pipeline", "detector", "refiner", "training"},
 }
 ONLY_IN = {
     "ray": ["pipeline/distributed.py", "service/deployment.py"],
