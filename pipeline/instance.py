@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,27 @@ class Mask:
     def to_array(self) -> BoolArray:
         """The mask over the whole image, (height, width) bool."""
         return self.read((0, 0, self.size[1], self.size[0]))
+
+
+def paint(
+    pixels: npt.NDArray[Any],
+    masks: Sequence[Mask],
+    values: Sequence[Any],
+    scores: Sequence[float],
+) -> None:
+    """Paint masks into one map.
+
+    Where masks overlap, the one with the higher score is seen; among equals, the earlier one.
+
+    Args:
+        pixels: (H, W) of any type, painted into.
+        masks: of the same size.
+        values: one per mask.
+        scores: one per mask.
+    """
+    for index in sorted(range(len(masks)), key=lambda index: (scores[index], -index)):
+        x0, y0, x1, y1 = masks[index].window
+        pixels[y0:y1, x0:x1][masks[index].bitmap] = values[index]
 
 
 def differing_pixels(first: Mask, second: Mask) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.formats import cityscapes, coco, rle
 from pipeline.images import encode_png
-from pipeline.instance import Int64Array, Prediction, differing_pixels
+from pipeline.instance import Int64Array, Prediction, differing_pixels, paint
 
 JSON = "application/json"
 ZIP = "application/zip"
@@ -107,13 +107,8 @@ def encode_instance_map(prediction: Prediction, values: Sequence[int]) -> bytes:
     """
     dtype = np.uint8 if max(values, default=0) < 256 else np.uint16
     pixels = np.zeros(prediction.size, dtype)
-    by_score = sorted(
-        zip(prediction.instances, values, range(len(values)), strict=True),
-        key=lambda item: (item[0].score, -item[2]),
-    )
-    for instance, value, _ in by_score:
-        x0, y0, x1, y1 = instance.mask.window
-        pixels[y0:y1, x0:x1][instance.mask.bitmap] = value
+    instances = prediction.instances
+    paint(pixels, [i.mask for i in instances], values, [i.score for i in instances])
     return encode_png(pixels)
 
 

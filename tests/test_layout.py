@@ -78,6 +78,11 @@ def test_what_works_on_arrays_loads_no_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_what_programs_import_is_used_by_nothing_in_here():
+    assert {name.split(".")[0] for name in imported_modules(ROOT / "bpr.py")} == {"pipeline"}
+    assert [path for path in sources() if "bpr" in set(imported_modules(path))] == []
+
+
 def test_packages_say_nothing_on_import():
     for package in MAY_IMPORT:
         for path in (ROOT / package).rglob("__init__.py"):

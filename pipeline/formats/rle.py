@@ -26,6 +26,13 @@ def encode(mask: Mask) -> dict[str, Any]:
     return {"size": list(mask.size), "counts": code["counts"].decode("ascii")}
 
 
+def runs(mask: Mask) -> list[int]:
+    """Write a mask as the counts of an uncompressed RLE: down the columns, background first."""
+    pixels = mask.to_array().ravel(order="F")
+    ends = np.flatnonzero(np.diff(pixels, prepend=False)) if pixels.size else np.zeros(0, np.int64)
+    return [int(run) for run in np.diff(ends, prepend=0, append=pixels.size)]
+
+
 def decode(segmentation: Any, size: Size) -> Mask:
     """Read a COCO segmentation of an image of known size.
 

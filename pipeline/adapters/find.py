@@ -1,0 +1,49 @@
+"""The adapter for an object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.adapters.adapter import Adapter
+from pipeline.adapters.coco import RecordsAdapter, RLEAdapter
+from pipeline.adapters.detectron2 import Detectron2Adapter
+from pipeline.adapters.mmdetection import MMDetectionAdapter
+from pipeline.adapters.stacks import StackAdapter
+from pipeline.adapters.supervision import SupervisionAdapter
+from pipeline.adapters.torchvision import TorchvisionAdapter
+from pipeline.adapters.transformers import TransformersAdapter
+from pipeline.adapters.ultralytics import UltralyticsAdapter
+
+# those that go by a type's name before those that go by structure
+ADAPTERS: tuple[Adapter, ...] = (
+    SupervisionAdapter(),
+    MMDetectionAdapter(),
+    UltralyticsAdapter(),
+    TransformersAdapter(),
+    TorchvisionAdapter(),
+    Detectron2Adapter(),
+    RLEAdapter(),
+    RecordsAdapter(),
+    StackAdapter(),
+)
+
+_KINDS = (
+    "a bool array or tensor (N, H, W), supervision.Detections, a torchvision dict, detectron2 "
+    "Instances, mmdetection InstanceData, ultralytics Results, transformers segments, or a list "
+    "of RLEs or COCO records"
+)
+
+
+def find_adapter(masks: Any) -> Adapter:
+    """The adapter that takes an object.
+
+    Raises:
+        ValueError: none does.
+    """
+    for adapter in ADAPTERS:
+        if adapter.accepts(masks):
+            return adapter
+    advice = ""
+    if isinstance(masks, (list, tuple)) and any(a.accepts(masks[0]) for a in ADAPTERS):
+        advice = f" of {type(masks[0]).__name__}; refine one image at a time, with masks[0]"
+    raise ValueError(f"masks: expected {_KINDS}, got {type(masks).__name__}{advice}")

@@ -1,0 +1,105 @@
+"""Refinement in one call, for masks in whatever form a program has them.
+
+from bpr import load_refiner
+
+refiner = load_refiner()
+refined = refiner(image, masks)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from pipeline.adapters.find import find_adapter
+from pipeline.instance import Prediction
+from pipeline.refine import refine
+from pipeline.settings import PatchSettings
+from refiner.model_config import DEFAULT_WEIGHTS
+from refiner.predictor import LoadedPredictor, load_predictor
+
+Masks = TypeVar("Masks")
+
+
+@dataclass(frozen=True, eq=False)
+class Refiner:
+    """Sharpens masks; made by `load_refiner`. May be called as often as you like."""
+
+    predictor: LoadedPredictor
+    settings: PatchSettings
+
+    def __call__(self, image: Any, masks: Masks) -> Masks:
+        """Refine all masks of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, an array or whatever numpy makes one of (a Pillow image).
+                OpenCV and ultralytics have BGR: `image[..., ::-1]`.
+            masks: (N, H, W) bool, an array or a tensor of PyTorch; supervision.Detections; the
+                output dict of a torchvision model; Instances of detectron2 or the dict with
+                them; InstanceData of mmdetection; Results of ultralytics; what transformers
+                post-processes to segments; RLEs of pycocotools; COCO records, or those of SAM's
+                mask generator.
+
+        Returns:
+            The same kind of object with refined masks, in the same order; ids, labels, scores
+            and boxes are as they were (records of COCO have boxes of their masks). What was
+            given stays as it was.
+
+        Raises:
+            ValueError: masks of an unknown kind or of another size than the image, or an image
+                of another type.
+        """
+        pixels = np.ascontiguousarray(image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(
+                f"image: expected uint8 RGB of shape (height, width, 3), "
+                f"got {pixels.dtype} of shape {pixels.shape}"
+            )
+        adapter = find_adapter(masks)
+        size = (pixels.shape[0], pixels.shape[1])
+        prediction = Prediction(size, tuple(adapter.read(masks, size)))
+        refined = refine(
+            pixels, prediction, self.predictor, self.settings, self.predictor.batch_size
+        )
+        written: Masks = adapter.write(masks, refined)
+        return written
+
+
+def load_refiner(
+    weights: str | Path = DEFAULT_WEIGHTS,
+    device: str = "auto",
+    backend: str = "auto",
+    patch_size: int | Literal["auto"] | None = None,
+    padding: int | None = None,
+    nms_iou: float = PatchSettings.nms_iou,
+    compat: bool = False,
+) -> Refiner:
+    """Load the network; takes about a second, so keep what it returns.
+
+    Args:
+        weights: shipped weights by name, or the path of a .safetensors of ours or of a
+            published .pth.
+        device: auto (a GPU where there is one), cpu or cuda.
+        backend: what runs the network; auto takes OpenVINO on a CPU where it is installed.
+        patch_size: side of the patches in image pixels, even; auto lets it follow the object;
+            None takes what the weights were made for.
+        padding: context around a patch in pixels; None takes what the weights were made for.
+        nms_iou: patches that overlap by this much or more are thinned, in (0, 1]: lower is faster.
+        compat: cut and merge patches exactly as the reference does.
+
+    Raises:
+        ValueError: unknown or unusable weights, device, backend or patch settings.
+    """
+    predictor = load_predictor(weights, device, backend, exact=compat)
+    config = predictor.config
+    size = config.patch_size if patch_size is None else patch_size
+    settings = PatchSettings(
+        None if size == "auto" else size,
+        config.padding if padding is None else padding,
+        nms_iou,
+        compat,
+    )
+    return Refiner(predictor, settings)
