@@ -114,7 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments, job, engine, predictor.config, predictor.name, predictor.weights_sha256
         )
     print(
-        f"{progress.refined} of {progress.total} images refined ({progress.patches} patches), "
+        f"{progress.done} of {progress.total} images refined "
+        f"({progress.counted['patches']} patches), "
         f"{progress.already_done} already done, {len(progress.failures)} failed. "
         f"Report: {job.report}"
     )
@@ -174,5 +175,6 @@ def _job(arguments: argparse.Namespace) -> Job:
 
 
 def _remark(progress: Progress, rate: Callable[[int], str]) -> str:
-    remark = f"{progress.patches} patches, {rate(progress.patches)}"
+    patches = progress.counted["patches"]
+    remark = f"{patches} patches, {rate(patches)}"
     return remark + f", {len(progress.failures)} failed" if progress.failures else remark

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.batch.job import Job
+from pipeline.batch.job import ImageJob, Job, Loaded
 from pipeline.batch.journal import AnyJournal, Entry
 from pipeline.instance import Prediction, differing_pixels
 from pipeline.predictor import MaskPredictor
@@ -73,6 +73,15 @@ def read_image(
         known: what the journal knows of it.
         settings: how patches are cut.
     """
+    opened = open_image(job, key, known)
+    if isinstance(opened, Outcome):
+        return opened
+    image, loaded = opened
+    return image, plan(loaded.image, loaded.prediction, settings, key)
+
+
+def open_image(job: ImageJob, key: str, known: Entry | None) -> tuple[ReadImage, Loaded] | Outcome:
+    """Read an image unless the journal knows it as done; an outcome where it is or cannot be."""
     stamp = job.stamp(key)
     if known is not None and known["stamp"] == stamp and job.is_written(known):
         return Outcome(key)
@@ -80,20 +89,29 @@ def read_image(
         loaded = job.read(key)
     except ValueError as error:
         return Outcome(key, reason=str(error))
-    planned = plan(loaded.image, loaded.prediction, settings, key)
-    return ReadImage(key, stamp, loaded.notes, loaded.source), planned
+    return ReadImage(key, stamp, loaded.notes, loaded.source), loaded
 
 
-def write_image(job: Job, image: ReadImage, answer: Answer) -> Outcome:
+def write_image(job: ImageJob, image: ReadImage, answer: Answer) -> Outcome:
     """Put the patches of an image back into its masks and write them."""
     refined = merge(answer)
-    entry = {
-        "stamp": image.stamp,
-        "instances": len(refined.instances),
+    counted = {
         "patches": answer.num_patches,
         "changed_pixels": _changed_pixels(answer.prediction, refined),
+    }
+    return write_prediction(job, image, refined, counted)
+
+
+def write_prediction(
+    job: ImageJob, image: ReadImage, prediction: Prediction, counted: Mapping[str, int]
+) -> Outcome:
+    """Write what an image has come to; `counted` goes into the journal with it."""
+    entry = {
+        "stamp": image.stamp,
+        "instances": len(prediction.instances),
+        **counted,
         "notes": list(image.notes),
-        **job.write(image.key, image.source, refined),
+        **job.write(image.key, image.source, prediction),
     }
     return Outcome(image.key, entry)
 

@@ -37,6 +37,10 @@ class ImageIndex:
         if not self._by_stem:
             raise ValueError(f"{folder}: expected images ({_suffixes()}), found none")
 
+    def files(self) -> list[Path]:
+        """All images, sorted."""
+        return sorted(path for found in self._by_stem.values() for path in found)
+
     def part(self, stems: Iterable[str]) -> ImageIndex:
         """The same with images of these stems alone: small to send to another process."""
         part = copy(self)

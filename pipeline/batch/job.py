@@ -21,12 +21,12 @@ class Loaded:
     source: Any = None  # what the job wants back when it writes
 
 
-class Job(Protocol):
-    """Predictions to refine, image by image, from one place to another."""
+class ImageJob(Protocol):
+    """Images of which each gets a prediction, one by one, from one place to another."""
 
     @property
     def source(self) -> Path:
-        """What the predictions are read from: one output serves one source."""
+        """What is read: one output serves one source."""
 
     @property
     def work(self) -> Path:
@@ -39,29 +39,23 @@ class Job(Protocol):
     def keys(self) -> Sequence[str]:
         """Names of the images, unique and in order."""
 
-    def part(self, key: str) -> Job:
-        """The job with one image alone, for `stamp`, `read`, `write` and `is_written` of it.
-
-        It is small to send to another process, and knows nothing that changes.
-        """
-
     def stamp(self, key: str) -> str:
         """Changes when the files that an image is read from do."""
 
     def read(self, key: str) -> Loaded:
-        """Read an image and its masks.
+        """Read an image and the masks that there are already.
 
         Raises:
             ValueError: something is wrong with its files; the message says what and where.
         """
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
-        """Write a refined prediction; returns what the journal must remember, json-ready.
+        """Write a prediction; returns what the journal must remember, json-ready.
 
         Args:
             key: of the image.
             source: what `read` gave as such.
-            prediction: with refined masks.
+            prediction: what was found, or the masks refined.
 
         Raises:
             OSError: the disk is full or not writable.
@@ -78,6 +72,16 @@ class Job(Protocol):
 
     def existing_output(self) -> Path | None:
         """A file that a run would overwrite, if there is one."""
+
+
+class Job(ImageJob, Protocol):
+    """Predictions to refine, on one machine or on many."""
+
+    def part(self, key: str) -> Job:
+        """The job with one image alone, for `stamp`, `read`, `write` and `is_written` of it.
+
+        It is small to send to another process, and knows nothing that changes.
+        """
 
 
 def as_prediction(

@@ -1,4 +1,4 @@
-"""The batch run: a job's images done by an engine, resumable, with a report."""
+"""The batch run: the images of a job done one by one, resumable, with a report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.batch.engine import Engine, Outcome
-from pipeline.batch.job import Job
+from pipeline.batch.engine import Engine, Outcome, Tell
+from pipeline.batch.job import ImageJob, Job
 from pipeline.batch.journal import AnyJournal, OtherSetup, open_journal
 from pipeline.files import write_atomically
 from pipeline.settings import PatchSettings
@@ -27,20 +27,34 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Tally:
+    """What a run does to an image, and what it counts there."""
+
+    done: str  # "refined"
+    counted: tuple[str, ...]  # numbers of a journal entry that are added up
+
+
+REFINED = Tally("refined", ("instances", "patches", "changed_pixels"))
+
+Work = Callable[[AnyJournal, Tell], None]
+"""Does all images but those that the journal knows and that are still there; see `Engine`."""
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a run is."""
 
     total: int  # images
-    refined: int = 0
+    done: int = 0
     already_done: int = 0
     failures: tuple[Failure, ...] = ()
-    patches: int = 0  # of this run
+    counted: Mapping[str, int] = field(default_factory=dict)  # of this run, see `Tally`
     stale: tuple[str, ...] = ()  # failed or gone now, but an earlier run's results are there
 
     @property
     def finished(self) -> int:
         """Images that need no more work."""
-        return self.refined + self.already_done + len(self.failures)
+        return self.done + self.already_done + len(self.failures)
 
 
 def run_batch(
@@ -69,18 +83,48 @@ def run_batch(
         ValueError: the output belongs to a run with other settings, or to something else.
         OSError: the output cannot be written.
     """
-    begun = (job.work / JOURNAL).exists()
-    if not overwrite and not begun and (existing := job.existing_output()):
-        raise ValueError(
-            f"{existing}: exists, but not from a run that can be continued; "
-            "choose another place or add --overwrite"
-        )
     header = {
         "source": str(job.source.resolve()),
         "settings": asdict(settings),
         "input_size": engine.input_size,
         **about,
     }
+
+    def work(journal: AnyJournal, tell: Tell) -> None:
+        engine(job, settings, journal, tell)
+
+    return run_images(job, work, header, REFINED, overwrite, on_progress)
+
+
+def run_images(
+    job: ImageJob,
+    work: Work,
+    header: Mapping[str, Any],
+    tally: Tally,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Do something to all images of a job and write its report; see `run_batch`.
+
+    Args:
+        job: whose images.
+        work: does them.
+        header: all that the results depend on, json-ready: a journal made with another one is
+            not continued.
+        tally: what the report says of them.
+        overwrite: forget what earlier runs did.
+        on_progress: called after every image.
+
+    Raises:
+        ValueError: the output belongs to a run with another header, or to something else.
+        OSError: the output cannot be written.
+    """
+    begun = (job.work / JOURNAL).exists()
+    if not overwrite and not begun and (existing := job.existing_output()):
+        raise ValueError(
+            f"{existing}: exists, but not from a run that can be continued; "
+            "choose another place or add --overwrite"
+        )
     try:
         journal = open_journal(job.work / JOURNAL, header, start_over=overwrite)
     except OtherSetup as difference:
@@ -91,31 +135,31 @@ def run_batch(
     with closing(journal):
         for torn in job.work.glob("*.partial"):
             torn.unlink()
-        return _run(job, engine, settings, header, journal, on_progress)
+        return _run(job, work, header, tally, journal, on_progress)
 
 
 def _run(
-    job: Job,
-    engine: Engine,
-    settings: PatchSettings,
+    job: ImageJob,
+    work: Work,
     header: Mapping[str, Any],
+    tally: Tally,
     journal: AnyJournal,
     on_progress: Callable[[Progress], None],
 ) -> Progress:
     started = time.perf_counter()
     keys = job.keys()
-    counts = _Counts(len(keys), on_progress)
+    counts = _Counts(len(keys), tally, on_progress)
 
     def tell(outcome: Outcome) -> None:
         if outcome.entry is not None:
             journal.append(outcome.key, outcome.entry)
-            counts.finish(outcome.entry["patches"])
+            counts.finish(outcome.entry)
         elif outcome.reason:
             counts.fail(outcome.key, outcome.reason)
         else:
             counts.skip()
 
-    engine(job, settings, journal, tell)
+    work(journal, tell)
     order = {key: position for position, key in enumerate(keys)}
     failures = sorted(counts.progress.failures, key=lambda failure: order[failure.image])
     failed = {failure.image for failure in failures}
@@ -124,7 +168,7 @@ def _run(
     stale = [k for k in journal if k not in done and job.leaves_files(journal.read(k))]
     elapsed = time.perf_counter() - started
     progress = replace(counts.progress, failures=tuple(failures), stale=tuple(stale))
-    report = _report(header, progress, keys, journal, elapsed)
+    report = _report(header, tally, progress, keys, journal, elapsed)
     write_atomically(job.report, json.dumps(report, indent=1).encode() + b"\n", job.work)
     return progress
 
@@ -132,8 +176,8 @@ def _run(
 class _Counts:
     """The progress of a run, told to the caller as it changes."""
 
-    def __init__(self, total: int, on_progress: Callable[[Progress], None]) -> None:
-        self.progress = Progress(total)
+    def __init__(self, total: int, tally: Tally, on_progress: Callable[[Progress], None]) -> None:
+        self.progress = Progress(total, counted=dict.fromkeys(tally.counted, 0))
         self._tell = on_progress
 
     def skip(self) -> None:
@@ -142,8 +186,9 @@ class _Counts:
     def fail(self, key: str, reason: str) -> None:
         self._change(failures=(*self.progress.failures, Failure(key, reason)))
 
-    def finish(self, patches: int) -> None:
-        self._change(refined=self.progress.refined + 1, patches=self.progress.patches + patches)
+    def finish(self, entry: Mapping[str, Any]) -> None:
+        counted = {name: count + entry[name] for name, count in self.progress.counted.items()}
+        self._change(done=self.progress.done + 1, counted=counted)
 
     def _change(self, **fields: Any) -> None:
         self.progress = replace(self.progress, **fields)
@@ -152,13 +197,14 @@ class _Counts:
 
 def _report(
     header: Mapping[str, Any],
+    tally: Tally,
     progress: Progress,
     keys: Sequence[str],
     journal: AnyJournal,
     elapsed: float,
 ) -> dict[str, Any]:
     failed = {failure.image for failure in progress.failures}
-    totals = {"instances": 0, "patches": 0, "changed_pixels": 0}
+    totals = dict.fromkeys(tally.counted, 0)
     notes = []
     for key in keys:  # the journal may also know images that are no longer there
         if key not in failed:
@@ -170,7 +216,7 @@ def _report(
         **header,
         "images": {
             "total": progress.total,
-            "refined": progress.refined,
+            tally.done: progress.done,
             "already_done": progress.already_done,
             "failed": len(failed),
         },

@@ -9,8 +9,11 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.files import find_files
 from pipeline.images import encode_mask, read_mask
@@ -131,6 +134,28 @@ def encode_prediction(file: PredictionFile, prediction: Prediction) -> dict[str,
         instance.record["file"]: encode_mask(instance.mask) for instance in prediction.instances
     }
     return {**files, file.path.name: file.content}
+
+
+def encode_detections(
+    stem: str, prediction: Prediction, categories: Mapping[int, str]
+) -> dict[str, bytes]:
+    """The files of a new prediction, by path relative to the folder of the txt, which comes last.
+
+    Each instance gets `<stem>_<number>_<category>.png`. Lines are split on blanks, so a name has
+    none: those of the stem are written as %20, those of the category as `_`.
+
+    Args:
+        stem: of the image file.
+        prediction: of the image; without instances the txt is empty, as the scorer wants it.
+        categories: names by label.
+    """
+    files, lines = {}, ""
+    for number, instance in enumerate(prediction.instances):
+        category = re.sub(r"\W+", "_", categories[instance.label])
+        name = re.sub(r"\s", lambda blank: quote(blank[0]), stem) + f"_{number}_{category}.png"
+        files[name] = encode_mask(instance.mask)
+        lines += f"{name} {instance.label} {instance.score:.7g}\n"
+    return {**files, stem + SUFFIX: lines.encode()}
 
 
 def _leaves(path: str) -> bool:

@@ -133,6 +133,19 @@ def refined_record(record: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
     return {**record, **new}
 
 
+def detected_record(image_id: ImageId, instance: Instance) -> dict[str, Any]:
+    """An entry of a results json for a new instance.
+
+    It has no bbox: pycocotools would take the area of the instance from it, not from the mask.
+    """
+    return {
+        "image_id": image_id,
+        "category_id": instance.label,
+        "segmentation": rle.encode(instance.mask),
+        "score": round(instance.score, 7),
+    }
+
+
 def encode_results(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """The text of a results json, a record at a time."""
     yield "["

@@ -144,12 +144,12 @@ def test_two_workers_refine_as_one_process_does(
     here = refine(data, tmp_path / "one", InThisProcess(load(), 32))
     engine = two_workers.refiner(load, INPUT_SIZE, 32, "auto")
     there = refine(data, tmp_path / "two", engine)
-    assert here.refined == there.refined == 7
-    assert here.patches == there.patches
+    assert here.done == there.done == 7
+    assert here.counted == there.counted
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert digests(tmp_path / "one") != digests(data / "pred")
     again = refine(data, tmp_path / "two", engine)
-    assert (again.refined, again.already_done) == (0, 7)
+    assert (again.done, again.already_done) == (0, 7)
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
     for report in reports:
         del report["elapsed_s"], report["images"]
@@ -197,7 +197,7 @@ def test_an_image_that_always_ends_the_network_fails_alone(
     load = partial(DeadlyNetwork, INPUT_SIZE, (1, 2, 3))
     progress = refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
     assert [(one.image, one.reason) for one in progress.failures] == [("image_02_pred.txt", DIED)]
-    assert progress.refined == 4
+    assert progress.done == 4
     assert len(list((tmp_path / "out").glob("*_pred.txt"))) == 4
 
 

@@ -124,7 +124,7 @@ def test_a_killed_node_changes_nothing(
         job = CityscapesJob(data / "pred", data / "images", tmp_path / "two")
         refined = run_batch(job, engine, PATCHES, {})
         killer.join(30)
-        assert (refined.refined, refined.failures) == (NUM_IMAGES, ())
+        assert (refined.done, refined.failures) == (NUM_IMAGES, ())
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 

@@ -113,7 +113,7 @@ def content(folder):
 
 def test_keeping_coarse_masks_gives_the_same_folder(material):
     progress = run(material.cityscapes())
-    assert (progress.total, progress.refined, progress.failures) == (6, 6, ())
+    assert (progress.total, progress.done, progress.failures) == (6, 6, ())
     before, after = content(material.folder), content(material.root / "refined")
     assert before.keys() == after.keys()
     for name in before:
@@ -210,7 +210,7 @@ def test_more_images_without_patches_than_may_wait_are_all_written(tmp_path):
         mask = ellipse((40, 40), index) if index in (0, 20) else empty
         material.add(f"{index:03}", mask, size=(40, 40))
     progress = run(material.cityscapes(), batch_size=1000)
-    assert progress.refined == count
+    assert progress.done == count
     assert content(tmp_path / "refined").keys() == content(material.folder).keys()
     for index in (0, 1, 20, count - 1):
         (path,) = (tmp_path / "refined").rglob(f"{index:03}_0.png")
@@ -231,7 +231,7 @@ def test_the_report_says_how_the_run_was_set_up_and_what_came_of_it(material, pr
     assert report["settings"]["patch_size"] == INPUT_SIZE
     assert report["images"] == {"total": 6, "refined": 6, "already_done": 0, "failed": 0}
     assert report["instances"] == 10
-    assert report["patches"] == progress.patches > 0
+    assert report["patches"] == progress.counted["patches"] > 0
     changed = 0
     for name, before in content(material.folder).items():
         if not name.endswith(".txt"):
@@ -283,7 +283,7 @@ def test_what_is_wrong_with_an_image_is_reported_and_the_others_are_done(materia
     )
     assert "d.png: expected an image (PNG" in failures["city/d_pred.txt"]
     assert "expected an image f.* or f_leftImg8bit.*" in failures["city/f_pred.txt"]
-    assert progress.refined == 2
+    assert progress.done == 2
     written = content(material.root / "refined").keys()
     assert written == {"city/b_0.png", "city/b_pred.txt", "e_0.png", "e_pred.txt"}
     report = json.loads((material.root / "refined/report.json").read_text())
@@ -315,13 +315,13 @@ def test_images_may_have_the_suffix_of_cityscapes_and_lie_in_subfolders(material
     (material.images / "x/y").mkdir(parents=True)
     for path in list(material.images.glob("*.png")):
         path.rename(material.images / "x/y" / f"{path.stem}_leftImg8bit.png")
-    assert run(material.cityscapes()).refined == 6
+    assert run(material.cityscapes()).done == 6
 
 
 def test_two_images_with_one_stem_fail_the_predictions_of_that_stem_alone(material):
     shutil.copy(material.images / "a.png", material.images / "a.jpg")
     progress = run(material.cityscapes())
-    assert progress.refined == 5
+    assert progress.done == 5
     assert "expected one image with the stem 'a', found 2: a.jpg, a.png" in (
         progress.failures[0].reason
     )
@@ -333,9 +333,9 @@ def test_links_to_one_image_are_one_image(material):
     for name in ("one", "two"):
         (material.root / "all" / name).symlink_to(material.images)
     material.images = material.root / "all"
-    assert run(material.cityscapes()).refined == 6
+    assert run(material.cityscapes()).done == 6
     names = {stem: f"{stem}.png" for stem in material.masks}
-    assert run(named(material, names)).refined == 6
+    assert run(named(material, names)).done == 6
 
 
 def named(material, names):
@@ -354,7 +354,7 @@ def test_a_json_of_images_names_the_file_of_each_id(material):
         folder.mkdir(exist_ok=True)
         (material.images / f"{stem}.png").rename(folder / f"photo{number // 2}.png")
         names[stem] = f"f{number % 2}/photo{number // 2}.png"
-    assert run(named(material, names)).refined == 6
+    assert run(named(material, names)).done == 6
 
 
 def test_a_file_name_without_its_folder_is_looked_for_in_subfolders(material):
@@ -362,7 +362,7 @@ def test_a_file_name_without_its_folder_is_looked_for_in_subfolders(material):
     (material.images / "a.png").rename(material.images / "train/a.png")
     names = {stem: f"{stem}.png" for stem in material.masks}
     names["b"] = "other/place/b.png"
-    assert run(named(material, names)).refined == 6
+    assert run(named(material, names)).done == 6
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "{root}/secret.png", "x.png", "", "a\0.png"])
@@ -387,7 +387,7 @@ def test_coco_images_are_named_by_their_id_with_or_without_zeros(material):
         record["image_id"] = {"a": 7, "b": 139}[record["image_id"]]
     (material.images / "a.png").rename(material.images / "7.png")
     (material.images / "b.png").rename(material.images / "000000000139.png")
-    assert run(material.coco()).refined == 2
+    assert run(material.coco()).done == 2
 
 
 # going on
@@ -395,7 +395,7 @@ def test_coco_images_are_named_by_their_id_with_or_without_zeros(material):
 
 def run_again(material, **more):
     progress = run(material.cityscapes(), **more)
-    return progress.refined, progress.already_done, len(progress.failures)
+    return progress.done, progress.already_done, len(progress.failures)
 
 
 def test_a_second_run_finds_everything_done(material, predictor):
@@ -403,7 +403,7 @@ def test_a_second_run_finds_everything_done(material, predictor):
     before = content(material.root / "refined")
     times = {path: path.stat().st_mtime_ns for path in (material.root / "refined").rglob("*.png")}
     progress = run(material.cityscapes(), predictor)
-    assert (progress.refined, progress.already_done, progress.patches) == (0, 6, 0)
+    assert (progress.done, progress.already_done, progress.counted["patches"]) == (0, 6, 0)
     assert content(material.root / "refined") == before
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
@@ -451,7 +451,7 @@ def test_a_rerun_after_a_torn_journal_does_what_is_missing(material, predictor):
     journal.write_bytes(journal.read_bytes()[:-30])
     (material.root / "refined/.bpr/0.partial").write_bytes(b"half")
     progress = run(material.cityscapes(), predictor)
-    assert (progress.refined, progress.already_done) == (1, 5)
+    assert (progress.done, progress.already_done) == (1, 5)
     assert content(material.root / "refined") == before
     assert not list((material.root / "refined/.bpr").glob("*.partial"))
 
@@ -462,7 +462,7 @@ def test_coco_results_are_written_again_from_the_journal(material, predictor):
     before = path.read_bytes()
     path.unlink()
     progress = run(material.coco(), predictor)
-    assert (progress.refined, progress.already_done) == (0, 6)
+    assert (progress.done, progress.already_done) == (0, 6)
     assert path.read_bytes() == before
 
 
@@ -470,7 +470,7 @@ def test_a_changed_coco_entry_is_done_again_with_its_image(material):
     run(material.coco())
     material.records[0]["tag"] = "new"
     progress = run(material.coco())
-    assert (progress.refined, progress.already_done) == (1, 5)
+    assert (progress.done, progress.already_done) == (1, 5)
     refined = json.loads((material.root / "refined.json").read_text())
     assert refined[0]["tag"] == "new"
     assert [record["tag"] for record in refined[1:]] == [r["tag"] for r in material.records[1:]]
@@ -543,7 +543,7 @@ def test_results_inside_the_predictions_are_not_taken_for_input(material, monkey
 def test_results_may_go_to_a_folder_around_the_predictions(material):
     job = CityscapesJob(material.folder, material.images, material.root)
     assert len(job.keys()) == 6
-    assert run(job).refined == 6
+    assert run(job).done == 6
     assert (material.root / "a_pred.txt").exists()
 
 
@@ -605,7 +605,7 @@ def test_a_mask_that_two_txts_name_fails_the_second(material):
     progress = run(material.cityscapes())
     assert [failure.image for failure in progress.failures] == ["c_pred.txt"]
     assert "is also named by a_pred.txt" in progress.failures[0].reason
-    assert run(material.cityscapes()).refined == 0
+    assert run(material.cityscapes()).done == 0
 
 
 @pytest.mark.parametrize("name", [".bpr/journal.png", "report.json", "c_pred.txt"])

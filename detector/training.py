@@ -1,0 +1,185 @@
+"""Training of a detector on batches of images and the objects in them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detector.schedule import Schedule
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.log import append_row, forget_rows_after
+from training.processes import ALONE, Process
+
+Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Tensor]]]
+"""Images (3, H, W) uint8 RGB; targets with boxes (N, 4), labels (N,) 1..K, masks (N, H, W)."""
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+class Trainer:
+    """A detector in training, with all that a resumed run needs.
+
+    Files in `folder`: `checkpoint.pt`, and `log.csv` with one row every `log_every` steps. Only
+    the first of several processes writes them.
+
+    Args:
+        network: starting point; trained in place.
+        schedule: how fast, and for how long.
+        folder: where the training is kept; its checkpoint is read if there is one.
+        about: what else makes this training what it is (data, seed, sizes), json-ready.
+        seed: of what the network draws (sizes, sampled boxes): each step has its own.
+        bfloat16: in forward passes; weights stay float32.
+        process: where to train, and with whom.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of another training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        folder: Path,
+        about: Mapping[str, Any],
+        seed: int = 0,
+        bfloat16: bool = False,
+        process: Process = ALONE,
+    ) -> None:
+        self.schedule = schedule
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.pt"
+        self.about = {
+            **asdict(schedule),
+            "seed": seed,
+            "bfloat16": bfloat16,
+            "processes": process.count,
+            **about,
+        }
+        self._seed, self._bfloat16, self._process = seed, bfloat16, process
+        self._device = torch.device(process.device)
+        self.network = network.to(self._device)
+        self.optimizer = _optimizer(self.network, schedule)
+        self.step = 0
+        if self.checkpoint.exists():
+            state = load_checkpoint(self.checkpoint, self.about, self._device)
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        self._shared = process.shared(self.network)
+
+    def run(
+        self,
+        batches: Iterable[Batch],
+        on_log: Callable[[Mapping[str, float]], None] = lambda _: None,
+        on_checkpoint: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train up to the last step.
+
+        Args:
+            batches: to begin with the batch of number `self.step`.
+            on_log: takes each row of the log.
+            on_checkpoint: called when a checkpoint has been written.
+
+        Raises:
+            ValueError: the loss is no longer a number; what is on the disk stays.
+        """
+        log = self.folder / "log.csv"
+        if self._process.is_first:
+            forget_rows_after(log, self.step)
+        self.network.train()
+        since, sums, seen = time.perf_counter(), dict[str, Tensor](), 0
+        remaining = iter(batches)
+        while self.step < self.schedule.steps:
+            images, targets = next(remaining)
+            for name, loss in self._train_step(images, targets).items():
+                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss
+            seen += len(images) * self._process.count
+            self.step += 1
+            is_last = self.step == self.schedule.steps
+            if self.step % self.schedule.log_every == 0:
+                row = self._row(sums, seen, time.perf_counter() - since)
+                since, sums, seen = time.perf_counter(), {}, 0
+                if self._process.is_first:
+                    append_row(log, row)
+                    on_log(row)
+            if self._process.is_first and (
+                is_last or self.step % self.schedule.checkpoint_every == 0
+            ):
+                self._save()
+                on_checkpoint()
+
+    def _row(self, sums: Mapping[str, Tensor], images: int, elapsed: float) -> dict[str, float]:
+        losses = {name: float(value) / self.schedule.log_every for name, value in sums.items()}
+        total = sum(losses.values())
+        if not math.isfinite(total):
+            raise ValueError(
+                f"step {self.step}: expected a finite loss, got {total}; nothing was saved since "
+                "the last checkpoint. A larger batch, or weights to start from, train more calmly"
+            )
+        rate = self.schedule.learning_rate_at(self.step - 1)
+        return {
+            "step": self.step,
+            "loss": total,
+            **losses,
+            "learning_rate": rate,
+            "images_per_s": images / elapsed,
+        }
+
+    def _train_step(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """One step; returns the losses of this process."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.learning_rate_at(self.step)
+        # what the network draws follows from the step alone, so that a resumed run is the same
+        draws = np.random.SeedSequence([self._seed, self.step, self._process.rank])
+        torch.manual_seed(int(draws.generate_state(1)[0]))
+        pixels = [image.to(self._device, non_blocking=True).float() / 255 for image in images]
+        objects = [
+            {name: value.to(self._device, non_blocking=True) for name, value in target.items()}
+            for target in targets
+        ]
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            losses: dict[str, Tensor] = self._shared(pixels, objects)
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()  # type: ignore[union-attr]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.schedule.clip_norm)
+        self.optimizer.step()
+        return {name: loss.detach().float() for name, loss in losses.items()}
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, self.about, state)
+
+
+def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD with momentum over what is not frozen; norms do not decay."""
+    norms = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if id(p) not in norms]},
+        {"params": [p for p in trained if id(p) in norms], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        schedule.learning_rate,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+    )

@@ -1,0 +1,92 @@
+"""A folder of images, detected into a Cityscapes prediction folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.batch.job import Loaded
+from pipeline.batch.journal import AnyJournal
+from pipeline.batch.output_folder import OutputFolder
+from pipeline.files import stamp
+from pipeline.formats import cityscapes
+from pipeline.images import read_image
+from pipeline.instance import Prediction
+
+
+class DetectFolderJob:
+    """Reads images below a folder; keys are their relative paths.
+
+    `<folder>/<stem>.*` becomes `<folder>/<stem>_pred.txt` and a PNG for each instance.
+
+    Args:
+        images: folder of images, subfolders included.
+        categories: names by label.
+        out: folder for the predictions; images in it are results and not read.
+
+    Raises:
+        ValueError: the folder is missing or empty, or the same as the other.
+    """
+
+    def __init__(self, images: Path, categories: Mapping[int, str], out: Path) -> None:
+        if out.resolve() == images.resolve():
+            raise ValueError(f"{out}: expected another folder than the images")
+        self.source, self._categories, self._out = images, categories, OutputFolder(out)
+        self.work, self.report = self._out.work, self._out.report
+        self._paths = {
+            path.relative_to(images).as_posix(): path
+            for path in ImageIndex(images, without=out).files()
+        }
+        self._images_of = Counter(map(_text_file, self._paths))
+
+    def keys(self) -> Sequence[str]:
+        """Relative paths of the images, sorted."""
+        return list(self._paths)
+
+    def stamp(self, key: str) -> str:
+        """Changes when the image does."""
+        return stamp(self._paths[key])
+
+    def read(self, key: str) -> Loaded:
+        """Read the image."""
+        if self._images_of[_text_file(key)] > 1:
+            raise ValueError(
+                f"{self._paths[key]}: expected images of different stems in a folder, got several "
+                f"for {_text_file(key)}"
+            )
+        photograph = read_image(self._paths[key])
+        size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
+        return Loaded(photograph.pixels, Prediction(size, ()), photograph.notes)
+
+    def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
+        """Write the PNGs, then the txt."""
+        path = Path(key)
+        files = cityscapes.encode_detections(path.stem, prediction, self._categories)
+        return {
+            "files": self._out.write(
+                {(path.parent / name).as_posix(): data for name, data in files.items()}
+            )
+        }
+
+    def is_written(self, entry: Mapping[str, Any]) -> bool:
+        """All files of the image have the content that was written."""
+        return self._out.holds(entry["files"])
+
+    def leaves_files(self, entry: Mapping[str, Any]) -> bool:
+        """One of the files is there."""
+        return self._out.first_existing(entry["files"]) is not None
+
+    def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
+        """Nothing is left to write."""
+
+    def existing_output(self) -> Path | None:
+        """The first file that a run would overwrite."""
+        return self._out.first_existing([*self._images_of, self.report.name])
+
+
+def _text_file(key: str) -> str:
+    path = Path(key)
+    return (path.parent / (path.stem + cityscapes.SUFFIX)).as_posix()

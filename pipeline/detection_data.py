@@ -1,0 +1,211 @@
+"""What a detector learns from: photographs with the objects in them, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.batch.job import words
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.formats.cityscapes import image_stems
+from pipeline.images import read_image
+from pipeline.instance import Instance, UInt8Array
+
+MAX_TRIES = 1000  # images drawn in a row without an object
+
+CLASS_AGNOSTIC: Mapping[int, str] = {0: "object"}
+"""Categories of ground truth that knows none, by the label that its objects have."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhotographWithObjects:
+    """One image and its objects."""
+
+    pixels: UInt8Array  # (H, W, 3) RGB
+    objects: tuple[Instance, ...]  # labels are the data set's
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionSource:
+    """Photographs and their ground truth, read one at a time.
+
+    Args:
+        truth: accurate masks: COCO, Cityscapes or instance maps.
+        images: the photographs.
+    """
+
+    truth: GroundTruth
+    images: ImageIndex
+
+    def keys(self) -> list[str]:
+        """Names of the images, sorted."""
+        return sorted(self.truth.keys())
+
+    def categories(self) -> Mapping[int, str]:
+        """Names by label, in the order of the labels."""
+        named = self.truth.categories
+        return dict(sorted((CLASS_AGNOSTIC if named is None else named).items()))
+
+    def read(self, key: str) -> PhotographWithObjects:
+        """Read an image and its objects; crowds and empty masks are left out.
+
+        Raises:
+            ValueError: something is wrong with its files; the message says what and where.
+        """
+        truth = self.truth.read(key)
+        path = self.images.find(image_stems(key))
+        pixels = read_image(path, truth.size).pixels
+        size = (pixels.shape[0], pixels.shape[1])
+        if size != truth.size:
+            raise ValueError(
+                f"{path}: expected an image of the size of its ground truth, "
+                f"{words(truth.size)}, got {words(size)}"
+            )
+        unknown = {item.label for item in truth.objects} - self.categories().keys()
+        if unknown:
+            raise ValueError(
+                f"ground truth of {key}: expected labels of its categories, got {min(unknown)}"
+            )
+        objects = tuple(
+            Instance(item.mask, item.label, 1.0) for item in truth.objects if not item.mask.is_empty
+        )
+        return PhotographWithObjects(pixels, objects)
+
+
+Target = dict[str, Tensor]
+"""boxes (N, 4) float32 x0, y0, x1, y1; labels (N,) int64, 1..K; masks (N, H, W) bool."""
+
+DetectionBatch = tuple[list[Tensor], list[Target]]
+"""Images (3, H, W) uint8 RGB, and what is in each."""
+
+
+@dataclass(frozen=True)
+class DetectionBatches:
+    """What a batch of the stream holds."""
+
+    batch_size: int  # images
+    seed: int = 0
+    flip: bool = True  # every second image is mirrored
+
+    def __post_init__(self) -> None:
+        if self.batch_size <= 0:
+            raise ValueError(f"batch_size: expected an int > 0, got {self.batch_size}")
+
+
+class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
+    """Endless batches; batch number k depends on the settings and k alone.
+
+    Images come in a new random order in every round. One without objects is replaced by another
+    one. So a resumed training sees what an uninterrupted one would have seen, whatever the
+    number of loader processes.
+
+    Args:
+        source: where images come from.
+        settings: what a batch holds.
+        start: number of the first batch.
+        stride: from each batch to the next: how many processes train together.
+
+    Yields:
+        Batches. An error ends them and comes as a value: raised in a loader process, it would
+        reach the reader with that process's stack trace. `readable` raises it.
+    """
+
+    def __init__(
+        self,
+        source: DetectionSource,
+        settings: DetectionBatches,
+        start: int = 0,
+        stride: int = 1,
+    ) -> None:
+        self._source, self._settings = source, settings
+        self._start, self._stride = start, stride
+        self._keys = source.keys()
+        self._numbers = {label: k for k, label in enumerate(source.categories(), start=1)}
+        if not self._keys:
+            raise ValueError("ground truth: expected images, found none")
+
+    def __len__(self) -> int:
+        """Images of one round."""
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[DetectionBatch | ValueError]:
+        worker = get_worker_info()
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = self._start + offset * self._stride
+        while True:
+            try:
+                yield self.batch(number)
+            except ValueError as error:
+                yield error
+                return
+            number += step * self._stride
+
+    def batch(self, number: int) -> DetectionBatch:
+        """Make batch `number`.
+
+        Raises:
+            ValueError: an image or its ground truth cannot be read, or none has an object.
+        """
+        size, seed = self._settings.batch_size, self._settings.seed
+        rng = np.random.default_rng([seed, number])
+        images, targets = [], []
+        for position in range(number * size, (number + 1) * size):
+            turn, index = divmod(position, len(self._keys))
+            order = _order(seed, turn, len(self._keys))
+            image, target = self._sample(self._with_objects(int(order[index]), rng), rng)
+            images.append(image)
+            targets.append(target)
+        return images, targets
+
+    def _with_objects(self, index: int, rng: np.random.Generator) -> PhotographWithObjects:
+        for _ in range(MAX_TRIES):
+            found = self._source.read(self._keys[index])
+            if found.objects:
+                return found
+            index = int(rng.integers(len(self._keys)))
+        raise ValueError(
+            f"ground truth: expected images with objects, found none in {MAX_TRIES} draws"
+        )
+
+    def _sample(
+        self, photograph: PhotographWithObjects, rng: np.random.Generator
+    ) -> tuple[Tensor, Target]:
+        pixels = photograph.pixels
+        masks = np.stack([instance.mask.to_array() for instance in photograph.objects])
+        boxes = np.array([instance.mask.window for instance in photograph.objects], np.float32)
+        if self._settings.flip and rng.random() < 0.5:
+            pixels, masks = pixels[:, ::-1], masks[..., ::-1]
+            boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
+        labels = [self._numbers[instance.label] for instance in photograph.objects]
+        target = {
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.tensor(labels),
+            "masks": torch.from_numpy(np.ascontiguousarray(masks)),
+        }
+        channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return torch.from_numpy(channels_first), target
+
+
+def readable(batches: Iterable[DetectionBatch | ValueError]) -> Iterator[DetectionBatch]:
+    """Batches of a stream, perhaps through loader processes.
+
+    Raises:
+        ValueError: one could not be made.
+    """
+    for batch in batches:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, turn: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The order of the images in a round."""
+    return np.random.default_rng([seed, turn, count]).permutation(count)
