@@ -1,0 +1,135 @@
+"""What a detector is trained on: the same objects from every kind of ground truth."""
+
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from pipeline.batch.image_index import ImageIndex
+from pipeline.detection_data import DetectionBatches, DetectionSource, DetectionStream, readable
+from pipeline.evaluation.truths import open_ground_truth
+from tests.datasets import write_dataset
+from tests.pipeline.evaluation.datasets import LABELS, make_dataset
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("scenes"), num_images=4)
+
+
+def source(truth, images):
+    return DetectionSource(open_ground_truth(truth), ImageIndex(images))
+
+
+def objects(found):
+    return sorted(
+        (instance.label, instance.mask.window, instance.mask.area) for instance in found.objects
+    )
+
+
+def test_cityscapes_and_coco_give_the_same_objects_without_groups(scenes):
+    cityscapes, coco = (source(truth, scenes.images) for truth in (scenes.gt_fine, scenes.coco))
+    for key in coco.keys():  # noqa: SIM118
+        first, second = cityscapes.read(key), coco.read(key)
+        assert objects(first) == objects(second) != []
+        np.testing.assert_array_equal(first.pixels, second.pixels)
+        values = np.array(Image.open(next(scenes.gt_fine.rglob(f"{key}_gtFine*"))))
+        expected = [v for v in np.unique(values).tolist() if v >= 1000 and v // 1000 in LABELS]
+        assert [label for label, _, _ in objects(first)] == [value // 1000 for value in expected]
+
+
+def test_cityscapes_categories_are_those_of_the_benchmark_in_its_order(scenes):
+    assert source(scenes.gt_fine, scenes.images).categories() == {
+        **{24: "person", 25: "rider", 26: "car", 27: "truck"},
+        **{28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
+    }
+
+
+def test_a_sample_is_its_image_and_half_of_them_are_mirrored(scenes):
+    read = source(scenes.coco, scenes.images)
+    numbers = {label: k for k, label in enumerate(LABELS, start=1)}
+    stream = DetectionStream(read, DetectionBatches(batch_size=4))
+    originals = [read.read(key) for key in read.keys()]  # noqa: SIM118
+    num_mirrored = 0
+    for number in range(8):
+        images, targets = stream.batch(number)
+        assert len(images) == len(targets) == 4, "one round of four images"
+        unseen = list(originals)
+        for image, target in zip(images, targets, strict=True):
+            assert image.dtype == torch.uint8
+            pixels = image.numpy().transpose(1, 2, 0)
+            for original in unseen:
+                straight = np.array_equal(pixels, original.pixels)
+                if straight or np.array_equal(pixels[:, ::-1], original.pixels):
+                    break
+            else:
+                pytest.fail("an image of another round")
+            unseen.remove(original)
+            num_mirrored += not straight
+            assert target["labels"].tolist() == [numbers[o.label] for o in original.objects]
+            for mask, box, instance in zip(
+                target["masks"], target["boxes"], original.objects, strict=True
+            ):
+                array = mask.numpy() if straight else mask.numpy()[:, ::-1]
+                np.testing.assert_array_equal(array, instance.mask.to_array())
+                ys, xs = np.nonzero(mask.numpy())
+                assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert 8 <= num_mirrored <= 24
+
+
+def test_batches_depend_on_their_number_alone(scenes):
+    read = source(scenes.coco, scenes.images)
+    whole = list(islice(DetectionStream(read, DetectionBatches(3, seed=5)), 6))
+    later = DetectionStream(read, DetectionBatches(3, seed=5), start=2)
+    by_two = DataLoader(later, batch_size=None, num_workers=2)
+    second_of_two = DetectionStream(read, DetectionBatches(3, seed=5), start=1, stride=2)
+    others = DetectionStream(read, DetectionBatches(3, seed=6))
+    assert all(map(same, whole[2:], islice(readable(by_two), 4)))
+    assert all(map(same, whole[1::2], islice(second_of_two, 3)))
+    assert not all(map(same, whole, islice(others, 6)))
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True)) and all(
+        torch.equal(a[name], b[name])
+        for a, b in zip(first[1], second[1], strict=True)
+        for name in a
+    )
+
+
+def test_images_without_objects_are_replaced(tmp_path):
+    write_dataset(tmp_path, 4)
+    for name in ("image_00", "image_02"):
+        Image.new("L", (128, 96)).save(tmp_path / f"gt/{name}.png")
+    read = source(tmp_path / "gt", tmp_path / "images")
+    assert read.categories() == {0: "object"}
+    images, targets = DetectionStream(read, DetectionBatches(8)).batch(0)
+    assert len(images) == 8
+    assert all(len(target["boxes"]) for target in targets)
+    for path in (tmp_path / "gt").glob("*.png"):
+        Image.new("L", (128, 96)).save(path)
+    with pytest.raises(ValueError, match="expected images with objects, found none"):
+        DetectionStream(read, DetectionBatches(1)).batch(0)
+
+
+def test_what_cannot_be_read_is_a_sentence_even_from_another_process(tmp_path):
+    write_dataset(tmp_path, 2)
+    Image.new("L", (90, 80), 1).save(tmp_path / "gt/image_01.png")
+    stream = DetectionStream(source(tmp_path / "gt", tmp_path / "images"), DetectionBatches(2))
+    with pytest.raises(ValueError, match=r"image_01\.png: expected an image of the size of") as it:
+        list(readable(DataLoader(stream, batch_size=None, num_workers=1)))
+    assert "Traceback" not in str(it.value)
+
+
+def test_a_category_that_is_not_listed_is_a_sentence(scenes, tmp_path):
+    truth = json.loads(scenes.coco.read_text())
+    for annotation in truth["annotations"]:
+        annotation["category_id"] = 99
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    read = source(tmp_path / "truth.json", scenes.images)
+    with pytest.raises(ValueError, match="expected labels of its categories, got 99"):
+        read.read(read.keys()[0])
