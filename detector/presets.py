@@ -1,0 +1,212 @@
+"""Which detectors there are: the published configurations by name, and a small one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from detector.schedule import Schedule
+
+CITYSCAPES_EPOCH = 2965  # steps of 8 images: each of the 2965 images with objects, 8 times
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a code base does to pixels, anchors and boxes; weights need those they grew up with.
+
+    Source: detectron2, mmdetection 2.3 and torchvision; shared/DETECTORS-REFERENCE.md, 3.1.
+    """
+
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: Literal["pillow", "opencv", "torchvision"] = "pillow"
+    stride_in_1x1: bool = False  # where a block of the ResNet halves its input
+    exact_geometry: bool = True  # anchors and pooled pixels lie where they belong, not rounded
+    rank_by_logit: bool = True  # proposals; else by probability, where large ones are equal
+    clamp_shrinking: bool = False  # boxes shrink at most as much as they grow
+    min_detection: float = 0.0  # pixels; detections with a side below it are dropped
+    norm_eps: float = 1e-5
+    rpn_beta: float = 0.0  # where the loss of boxes turns from L2 to L1; 0 is L1
+
+
+DETECTRON2 = Conventions(
+    image_mean=(123.675 / 255, 116.28 / 255, 103.53 / 255),
+    image_std=(1 / 255, 1 / 255, 1 / 255),
+    stride_in_1x1=True,
+)
+DETECTRON2_RESNEXT = replace(
+    DETECTRON2,
+    image_std=(58.395 / 255, 57.12 / 255, 57.375 / 255),
+    stride_in_1x1=False,
+)
+MMDETECTION = Conventions(resize="opencv", rank_by_logit=False, clamp_shrinking=True)
+TORCHVISION = Conventions(
+    resize="torchvision",
+    exact_geometry=False,
+    rank_by_logit=False,
+    min_detection=1e-2,
+    rpn_beta=1 / 9,
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A detector and its training. Sides and sizes are in pixels."""
+
+    schedule: Schedule
+    mask_branch: Literal["fcn", "bmask", "refinemask"] = "fcn"
+    cascade: bool = False  # three box stages instead of one
+    backbone: str = "resnet50"  # a function of torchvision.models.resnet
+    conventions: Conventions = DETECTRON2
+    data: Literal["coco", "cityscapes", "lvis", "any"] = "coco"  # what it was made for
+    norm: Literal["frozen", "affine", "group"] = "frozen"  # affine: statistics are frozen
+    head_norm: Literal["none", "affine", "group"] = "none"  # in pyramid, box and mask heads
+    frozen_stages: int = 2  # of stem and four stages of the backbone, from the first
+    channels: int = 256  # of the pyramid
+    box_features: int = 1024
+    box_convolutions: int = 0  # before the fully connected layers of the box head
+    rpn_convolutions: int = 1
+    agnostic_last_stage: bool = False  # RefineMask: one mask for all categories at 112 x 112
+    train_sizes: Sequence[int] = (800,)  # shorter sides, one drawn for each image
+    test_size: int = 800  # shorter side
+    max_size: int = 1333  # longer side, never exceeded
+    train_proposals: int = 1000  # of an image; 1000 in inference
+    train_on_predicted_boxes: bool = False  # masks learn in boxes of the box head
+    box_loss_weight: float = 1.0  # of categories and boxes in the second stage
+    box_beta: float = 0.0  # as rpn_beta
+    score: float = 0.05  # detections need more, in [0, 1]
+    nms_iou: float = 0.5  # of two detections of a category with more, one stays
+    detections: int = 100  # of an image, at most
+    published: bool = field(default=True, compare=False)  # there are weights of the authors
+
+
+def _detectron2(rounds: Literal["1x", "3x"], **fields: object) -> Preset:
+    steps, *drops = {"1x": (90_000, 60_000, 80_000), "3x": (270_000, 210_000, 250_000)}[rounds]
+    schedule = Schedule(steps, 16, 0.02, tuple(drops), clip_norm=math.inf)
+    return replace(Preset(schedule, train_sizes=range(640, 801, 32)), **fields)  # type: ignore[arg-type]
+
+
+def _detectron2_cityscapes(**fields: object) -> Preset:
+    return replace(  # type: ignore[arg-type]
+        Preset(
+            Schedule(24_000, 8, 0.01, (18_000,), clip_norm=math.inf),
+            data="cityscapes",
+            train_sizes=range(800, 1025, 32),
+            test_size=1024,
+            max_size=2048,
+        ),
+        **fields,
+    )
+
+
+def _bmask(preset: Preset, **fields: object) -> Preset:
+    return replace(  # type: ignore[arg-type]
+        preset, mask_branch="bmask", train_on_predicted_boxes=True, **fields
+    )
+
+
+def _cascade(preset: Preset) -> Preset:
+    return replace(preset, cascade=True, train_proposals=2000, train_on_predicted_boxes=False)
+
+
+def _refinemask(epochs: Literal[12, 24], **fields: object) -> Preset:
+    epoch = 117_266 // 16  # COCO's images with objects, 16 a step
+    drops = {12: (8, 11), 24: (16, 22)}[epochs]
+    schedule = Schedule(
+        epochs * epoch, 16, 0.02, tuple(drop * epoch for drop in drops), 500, clip_norm=35.0
+    )
+    return replace(  # type: ignore[arg-type]
+        Preset(
+            schedule,
+            mask_branch="refinemask",
+            conventions=MMDETECTION,
+            norm="affine",
+            box_loss_weight=2.0,
+        ),
+        **fields,
+    )
+
+
+_TORCHVISION_V1 = Preset(
+    # references/detection: 26 epochs
+    Schedule(26 * 7330, 16, 0.02, (16 * 7330, 22 * 7330), clip_norm=math.inf),
+    conventions=replace(TORCHVISION, norm_eps=0.0),
+    train_proposals=2000,
+    box_beta=1 / 9,
+)
+_MASK_R50 = _detectron2("1x")
+_BMASK_R50 = _bmask(_MASK_R50, train_sizes=(800,))
+
+PRESETS: Mapping[str, Preset] = {
+    "small": Preset(
+        Schedule(12_000, 8, 0.02, (9_000, 11_000), warmup_steps=500, clip_norm=10.0),
+        backbone="resnet18",
+        # Adds up to torchvision's normalisation: nothing published to agree with
+        conventions=replace(MMDETECTION, resize="pillow", rank_by_logit=True),
+        data="any",
+        norm="group",
+        head_norm="group",
+        frozen_stages=0,
+        channels=128,
+        box_features=512,
+        train_sizes=range(256, 417, 32),
+        test_size=320,
+        max_size=640,
+        published=False,
+    ),
+    "mask_rcnn_R_50_FPN_1x": _MASK_R50,
+    "mask_rcnn_R_50_FPN_3x": _detectron2("3x"),
+    "mask_rcnn_R_101_FPN_3x": _detectron2("3x", backbone="resnet101"),
+    "mask_rcnn_X_101_32x8d_FPN_3x": _detectron2(
+        "3x", backbone="resnext101_32x8d", conventions=DETECTRON2_RESNEXT
+    ),
+    "mask_rcnn_R_50_FPN_cityscapes": _detectron2_cityscapes(),
+    "cascade_mask_rcnn_R_50_FPN_1x": _cascade(_MASK_R50),
+    "cascade_mask_rcnn_R_50_FPN_3x": _cascade(_detectron2("3x")),
+    "bmask_rcnn_R_50_FPN_1x": _BMASK_R50,
+    "bmask_rcnn_R_101_FPN_1x": replace(_BMASK_R50, backbone="resnet101"),
+    "bmask_rcnn_R_101_FPN_3x": _bmask(
+        _detectron2("3x"), backbone="resnet101", train_sizes=(800,), published=False
+    ),
+    "bmask_rcnn_R_50_FPN_cityscapes": _bmask(_detectron2_cityscapes()),
+    "cascade_bmask_rcnn_R_50_FPN_1x": _cascade(_BMASK_R50),
+    "cascade_bmask_rcnn_R_101_FPN_1x": _cascade(replace(_BMASK_R50, backbone="resnet101")),
+    "refinemask_r50_1x": _refinemask(12),
+    "refinemask_r50_2x": _refinemask(24),
+    "refinemask_r101_1x": _refinemask(12, backbone="resnet101"),
+    "refinemask_r101_2x": _refinemask(24, backbone="resnet101"),
+    "refinemask_r50_cityscapes": _refinemask(
+        12,
+        schedule=Schedule(
+            8 * CITYSCAPES_EPOCH, 8, 0.01, (7 * CITYSCAPES_EPOCH,), 500, clip_norm=35.0
+        ),
+        data="cityscapes",
+        box_beta=1.0,
+        train_sizes=range(800, 1025),
+        test_size=1024,
+        max_size=2048,
+    ),
+    "maskrcnn_resnet50_fpn": _TORCHVISION_V1,
+    "maskrcnn_resnet50_fpn_v2": replace(
+        _TORCHVISION_V1,
+        conventions=TORCHVISION,
+        norm="affine",
+        head_norm="affine",
+        box_convolutions=4,
+        rpn_convolutions=2,
+    ),
+}
+"""By the authors' name of the configuration; "small" is ours, to train from scratch."""
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"model: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
