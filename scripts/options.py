@@ -46,15 +46,13 @@ def _object_path(text: str) -> Path:
     return cast(Path, path)
 
 
-def add_prediction(parser: argparse.ArgumentParser) -> None:
-    """PRED, which may be of three kinds."""
-    parser.add_argument(
-        "pred",
-        type=parse_path,
-        metavar="PRED",
-        help="folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO results json, "
-        "or, with --masks, one image",
-    )
+def add_prediction(
+    parser: argparse.ArgumentParser,
+    kinds: str = "folder of <image>_pred.txt files and mask PNGs (Cityscapes), COCO results json, "
+    "or, with --masks, one image",
+) -> None:
+    """PRED, which may be of several kinds."""
+    parser.add_argument("pred", type=parse_path, metavar="PRED", help=kinds)
     parser.add_argument(
         "--masks",
         type=parse_path,

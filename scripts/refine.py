@@ -1,4 +1,4 @@
-"""Sharpen the masks of a folder, a COCO results json or mask files.
+"""Sharpen the masks of a folder, a COCO json or mask files.
 
 bpr refine predictions --images leftImg8bit/val --out refined
 """
@@ -6,6 +6,7 @@ bpr refine predictions --images leftImg8bit/val --out refined
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,11 @@ from pipeline.batch.cityscapes_job import CityscapesJob
 from pipeline.batch.coco_job import CocoJob
 from pipeline.batch.engine import Engine, InThisProcess
 from pipeline.batch.job import Job
+from pipeline.batch.label_files_job import LabelFilesJob, LabelMe, find_label_format
 from pipeline.batch.mask_files_job import MaskFilesJob
 from pipeline.batch.run import Progress, run_batch
+from pipeline.formats.cityscapes import has_prediction_files
+from pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
 from pipeline.refine import DEFAULT_BATCH_SIZE
 from pipeline.version import VERSION
 from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
@@ -36,19 +40,32 @@ from scripts.progress import ProgressLine, per_second
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr refine`."""
-    add_prediction(parser)
+    add_prediction(
+        parser,
+        "folder of <image>_pred.txt files and mask PNGs (Cityscapes), of LabelMe jsons, or of YOLO "
+        "segmentation txts; COCO json, results or a data set's labels; or, with --masks, one image",
+    )
     parser.add_argument(
         "--images",
         type=parse_path,
         metavar="DIR",
-        help="folder of the images, subfolders included",
+        help="folder of the images, subfolders included (default for LabelMe: PRED)",
     )
     parser.add_argument(
         "--images-json",
         type=parse_path,
         metavar="J",
-        help="any COCO json with 'images', for the file name of each image id; without it "
-        "files are named by the id, plain or with zeros to 12 digits",
+        help="any COCO json with 'images', for the file name of each image id; without it labels "
+        "have their own, and images of results are named by the id, plain or with zeros to 12 "
+        "digits",
+    )
+    parser.add_argument(
+        "--polygon-tolerance",
+        type=float,
+        metavar="PX",
+        help="how far polygons may be from the refined outlines, in pixels (default for LabelMe "
+        f"and YOLO: {DEFAULT_TOLERANCE}; COCO masks are RLE unless this is given); refining moves "
+        "outlines by 1 to 3",
     )
     parser.add_argument(
         "--out",
@@ -158,20 +175,39 @@ def _job(arguments: argparse.Namespace) -> Job:
         raise ValueError(f"{pred}: expected predictions, found no file or folder")
     if arguments.images_json and (arguments.masks or pred.is_dir()):
         raise ValueError(f"--images-json: expected a COCO results json with it, got {pred}")
+    tolerance: float | None = arguments.polygon_tolerance
+    if tolerance is not None and not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ValueError(
+            f"--polygon-tolerance: expected pixels in 0..{MAX_TOLERANCE:g}, got {tolerance:g}"
+        )
     if arguments.masks:
         if pred.is_dir():
             raise ValueError(f"--masks: expected the masks of one image, got the folder {pred}")
         return MaskFilesJob(pred, arguments.masks, arguments.out)
     if not pred.is_dir() and pred.suffix.lower() != ".json":
         raise ValueError(
-            f"{pred}: expected a folder of <image>_pred.txt files or a COCO results json; "
-            "for one image, name its masks with --masks"
+            f"{pred}: expected a folder of <image>_pred.txt files, LabelMe jsons or YOLO txts, or "
+            "a COCO json; for one image, name its masks with --masks"
         )
-    if arguments.images is None:
+    labels = None
+    if pred.is_dir() and not has_prediction_files(pred):
+        labels = find_label_format(pred)
+    images: Path | None = arguments.images
+    if images is None and isinstance(labels, LabelMe):
+        images = pred
+    if images is None:
         raise ValueError(f"--images: expected the folder of the images of {pred}, got none")
+    if labels is not None:
+        within = DEFAULT_TOLERANCE if tolerance is None else tolerance
+        print(
+            f"{pred}: refined polygons will be within {within:g} px of the outlines of the masks; "
+            "they have no holes, the report counts those that are lost",
+            file=sys.stderr,
+        )
+        return LabelFilesJob(pred, images, arguments.out, labels, within)
     if pred.is_dir():
-        return CityscapesJob(pred, arguments.images, arguments.out)
-    return CocoJob(pred, arguments.images, arguments.images_json, arguments.out)
+        return CityscapesJob(pred, images, arguments.out)
+    return CocoJob(pred, images, arguments.images_json, arguments.out, tolerance)
 
 
 def _remark(progress: Progress, rate: Callable[[int], str]) -> str:

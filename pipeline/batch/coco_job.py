@@ -1,4 +1,4 @@
-"""A COCO results json, refined into another one."""
+"""A COCO json, results or a data set's own labels, refined into another one."""
 
 from __future__ import annotations
 
@@ -22,21 +22,30 @@ from pipeline.instance import Prediction, Size
 class CocoJob:
     """Reads a results json; keys are its image ids as text.
 
-    Refined records wait in the journal until all images are done: the results json appears as a
-    whole. Images that failed are left out of it.
+    Refined records wait in the journal until all images are done: the json appears as a whole.
+    Results of images that failed are left out of it; labels of theirs stay as they were.
 
     Args:
-        results: json list of instances.
+        results: json list of instances, or an object with `annotations` and `images`.
         images: folder of images.
-        images_json: any COCO json with `images`, for id -> file name; without it the file name
-            is the id, plain or with leading zeros to 12 digits.
-        out: results json to write.
+        images_json: any COCO json with `images`, for id -> file name; without it labels have
+            their own, and of results the file name is the id, plain or with leading zeros to 12
+            digits.
+        out: json to write.
+        polygon_tolerance: see `coco.refined_record`.
 
     Raises:
         ValueError: a file is missing or not what it should be.
     """
 
-    def __init__(self, results: Path, images: Path, images_json: Path | None, out: Path) -> None:
+    def __init__(
+        self,
+        results: Path,
+        images: Path,
+        images_json: Path | None,
+        out: Path,
+        polygon_tolerance: float | None = None,
+    ) -> None:
         if out.resolve() == results.resolve():
             raise ValueError(f"{out}: expected another file than the results to refine")
         if out.is_dir():
@@ -44,8 +53,11 @@ class CocoJob:
         self.source, self.out = results, out
         self.work = out.parent / f".{out.name}.bpr"
         self.report = out.with_name(f"{out.stem}.report.json")
-        self._results = coco.load_results(results)
+        self._tolerance = polygon_tolerance
+        self._results = coco.load_results_or_labels(results)
         self._entries = coco.load_images(images_json) if images_json else None
+        if self._entries is None and self._results.data_set is not None:
+            self._entries = coco.parse_images(results, self._results.data_set)
         self._index = ImageIndex(images)
         self._ids: dict[str, coco.ImageId] = {}
         for image_id in self._results.by_image:
@@ -80,7 +92,7 @@ class CocoJob:
         """Changes when the image or one of its entries does."""
         if key in self._strays:
             return ""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"" if self._tolerance is None else str(self._tolerance).encode())
         for index in self._results.by_image[self._ids[key]]:
             digest.update(json.dumps(self._results.records[index]).encode())
         try:
@@ -102,7 +114,8 @@ class CocoJob:
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps the refined records."""
         records = [
-            coco.refined_record(instance.record, instance.mask) for instance in prediction.instances
+            coco.refined_record(instance.record, instance.mask, self._tolerance)
+            for instance in prediction.instances
         ]
         return {"records": records}
 
@@ -115,8 +128,8 @@ class CocoJob:
         return False
 
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
-        """Write the results json in the order of the input."""
-        text = coco.encode_results(self._refined(journal, failed))
+        """Write the json in the order of the input."""
+        text = coco.encode_results(self._refined(journal, failed), self._results.data_set)
         write_atomically(self.out, (piece.encode() for piece in text), self.work)
 
     def existing_output(self) -> Path | None:
@@ -131,12 +144,15 @@ class CocoJob:
         }
         image, at_hand = "", []  # entries of an image mostly stand together
         used: Counter[str] = Counter()
-        for _, key in sorted(keys.items()):
-            if key not in failed:
+        for index, record in self._results.records.items():
+            key = keys.get(index)
+            if key is not None and key not in failed:
                 if key != image:
                     image, at_hand = key, journal.read(key)["records"]
                 yield at_hand[used[key]]
                 used[key] += 1
+            elif self._results.data_set is not None:
+                yield record
 
     def _claimed_size(self, image_id: coco.ImageId) -> Size | None:
         """The size that the images json or else the first RLE of an image names."""

@@ -47,14 +47,21 @@ class ImageIndex:
         part._by_stem = {stem: self._by_stem[stem] for stem in stems if stem in self._by_stem}
         return part
 
-    def find(self, stems: Sequence[str]) -> Path:
+    def find(self, stems: Sequence[str], inside: str = "") -> Path:
         """The one image with the first of the stems that any image has.
+
+        Args:
+            stems: in the order of preference.
+            inside: the subfolder whose image is meant where several have one stem.
 
         Raises:
             ValueError: no image, or two with the same stem.
         """
         for stem in stems:
             found = self._by_stem.get(stem, [])
+            if inside and len(found) > 1:
+                own = [p for p in found if p.parent.relative_to(self.folder).as_posix() == inside]
+                found = own or found
             if len({path.resolve() for path in found}) > 1:  # links to one file are one
                 names = ", ".join(str(path.relative_to(self.folder)) for path in found)
                 raise ValueError(

@@ -53,6 +53,11 @@ def find_prediction_files(folder: Path) -> list[Path]:
     return found
 
 
+def has_prediction_files(folder: Path) -> bool:
+    """Whether any is below a folder."""
+    return any(path.name.endswith(SUFFIX) for path in find_files(folder))
+
+
 def image_stem(path: Path) -> str:
     """The stem of the image that a `<stem>_pred.txt` belongs to."""
     return path.name[: -len(SUFFIX)]

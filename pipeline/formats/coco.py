@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats import rle
+from pipeline.formats import polygons, rle
 from pipeline.instance import Instance, Mask, Prediction, Size
 
 ImageId = int | str
@@ -26,6 +26,8 @@ class CocoResults:
     records: Mapping[int, Mapping[str, Any]]  # by position in the file
     by_image: Mapping[ImageId, tuple[int, ...]]  # image id -> positions in records
     strays: Mapping[int, str]  # position of an entry without an image -> what is wrong with it
+    data_set: Mapping[str, Any] | None = None
+    """Of a data set's own labels, everything but the annotations; None of results."""
 
     def part(self, image_ids: Iterable[ImageId]) -> CocoResults:
         """The results of these images alone; records keep their positions."""
@@ -41,7 +43,45 @@ def load_results(path: Path) -> CocoResults:
     Raises:
         ValueError: not a json list.
     """
+    return _group_results(path, load_json(path))
+
+
+def load_results_or_labels(path: Path) -> CocoResults:
+    """Read a results json, or the labels of a data set: an object with annotations and images.
+
+    Annotations of crowds, and those without a mask, belong to no image: they are only kept.
+
+    Raises:
+        ValueError: neither of the two.
+    """
     content = load_json(path)
+    if not isinstance(content, dict):
+        return _group_results(path, content)
+    annotations = content.get("annotations")
+    if not isinstance(annotations, list) or not isinstance(content.get("images"), list):
+        raise ValueError(
+            f"{path}: expected COCO results (a json list of instances), or a data set's labels "
+            "(an object with lists 'images' and 'annotations'), got another object"
+        )
+    refinable = {index: record for index, record in enumerate(annotations) if not _is_kept(record)}
+    grouped = _group_results(path, list(refinable.values()))
+    positions = list(refinable)
+    return CocoResults(
+        path,
+        dict(enumerate(annotations)),
+        {key: tuple(positions[i] for i in found) for key, found in grouped.by_image.items()},
+        {positions[i]: reason for i, reason in grouped.strays.items()},
+        {name: value for name, value in content.items() if name != "annotations"},
+    )
+
+
+def _is_kept(annotation: Any) -> bool:
+    return isinstance(annotation, dict) and bool(
+        annotation.get("iscrowd") or not annotation.get("segmentation")
+    )
+
+
+def _group_results(path: Path, content: Any) -> CocoResults:
     if not isinstance(content, list):
         raise ValueError(
             f"{path}: expected COCO results (a json list of instances), got a json {_kind(content)}"
@@ -77,7 +117,11 @@ def load_images(path: Path) -> dict[ImageId, ImageEntry]:
     Raises:
         ValueError: the json has no list `images` of objects with id and file_name.
     """
-    content = load_json(path)
+    return parse_images(path, load_json(path))
+
+
+def parse_images(path: Path, content: Any) -> dict[ImageId, ImageEntry]:
+    """As `load_images`, of a json that is read already."""
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise ValueError(f"{path}: expected a COCO json with a list 'images', found none")
@@ -119,13 +163,26 @@ def read_prediction(results: CocoResults, image_id: ImageId, size: Size) -> Pred
     return Prediction(size, tuple(instances))
 
 
-def refined_record(record: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
+def refined_record(
+    record: Mapping[str, Any], mask: Mask, polygon_tolerance: float | None = None
+) -> dict[str, Any]:
     """A record with another mask: segmentation as compressed RLE; bbox and area where it has them.
 
     All other fields stay, in their order.
+
+    Args:
+        record: of COCO results or labels.
+        mask: its new one.
+        polygon_tolerance: where the record has polygons, write polygons that are at most so many
+            pixels from the outline of the mask; they lose holes.
     """
     x0, y0, x1, y1 = mask.window
-    new: dict[str, Any] = {"segmentation": rle.encode(mask)}
+    segmentation: Any = rle.encode(mask)
+    has_polygons = isinstance(record.get("segmentation"), list) and not mask.is_empty
+    if polygon_tolerance is not None and has_polygons:
+        outlines = polygons.trace_edges(mask, polygon_tolerance)
+        segmentation = [points.ravel().tolist() for points in outlines.parts]
+    new: dict[str, Any] = {"segmentation": segmentation}
     if "bbox" in record:
         new["bbox"] = [x0, y0, x1 - x0, y1 - y0]
     if "area" in record:
@@ -146,12 +203,18 @@ def detected_record(image_id: ImageId, instance: Instance) -> dict[str, Any]:
     }
 
 
-def encode_results(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """The text of a results json, a record at a time."""
-    yield "["
+def encode_results(
+    records: Iterable[Mapping[str, Any]], data_set: Mapping[str, Any] | None = None
+) -> Iterator[str]:
+    """The text of a results json, a record at a time, or that of a data set with its labels."""
+    opening, closing = "[", "\n]\n"
+    if data_set is not None:
+        opening = f'{json.dumps(dict(data_set))[:-1]}, "annotations": ['
+        closing = "\n]}\n"
+    yield opening
     for index, record in enumerate(records):
         yield ("\n" if index == 0 else ",\n") + json.dumps(record)
-    yield "\n]\n"
+    yield closing
 
 
 def load_json(path: Path) -> Any:

@@ -1,0 +1,146 @@
+"""LabelMe jsons: shapes are drawn as LabelMe draws them, and come back in kind."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from PIL import Image
+
+from pipeline.formats import labelme
+from pipeline.instance import Instance, Mask, Prediction
+from tests.strategies import bitmaps, quick
+
+SIZE = (60, 90)  # (height, width)
+SQUARE = [[10, 10], [29, 10], [29, 29], [10, 29]]
+
+
+def parse(folder, shapes, **fields):
+    path = folder / "a.json"
+    content = {
+        "version": "5.5.0", "flags": {"checked": True}, "shapes": shapes, "imagePath": "a.png",
+        "imageData": None, "imageHeight": SIZE[0], "imageWidth": SIZE[1], "own": "field", **fields,
+    }  # fmt: skip
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return labelme.parse(path)
+
+
+def polygon(points=SQUARE, **fields):
+    return {
+        "label": "Tasse ☕", "points": points, "group_id": None, "description": "d",
+        "shape_type": "polygon", "flags": {"hidden": False}, "mask": None, **fields,
+    }  # fmt: skip
+
+
+def mask_shape(array, x, y):
+    png = io.BytesIO()
+    Image.fromarray(array.astype(np.uint8) * 255).save(png, "png")
+    last = [x + array.shape[1] - 1, y + array.shape[0] - 1]
+    return polygon(
+        [[x, y], last], shape_type="mask", mask=base64.b64encode(png.getvalue()).decode()
+    )
+
+
+def encode(file, masks, tolerance=0.0, size=SIZE):
+    before = [instance.mask for instance in labelme.read_instances(file, size)]
+    refined = Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in masks))
+    content, notes = labelme.encode(file, before, refined, tolerance)
+    return json.loads(content), notes
+
+
+def arrays(file, size=SIZE):
+    return [instance.mask.to_array() for instance in labelme.read_instances(file, size)]
+
+
+def test_a_polygon_covers_its_corners(tmp_path):
+    (array,) = arrays(parse(tmp_path, [polygon()]))
+    want = np.zeros(SIZE, np.bool_)
+    want[10:30, 10:30] = True
+    np.testing.assert_array_equal(array, want)
+
+
+def test_a_mask_lies_where_its_points_say(tmp_path):
+    cut = np.eye(5, 7, dtype=np.bool_)
+    (array,) = arrays(parse(tmp_path, [mask_shape(cut, 20, 30)]))
+    want = np.zeros(SIZE, np.bool_)
+    want[30:35, 20:27] = cut
+    np.testing.assert_array_equal(array, want)
+
+
+def test_polygons_of_one_label_and_group_are_one_instance(tmp_path):
+    other = [[50, 40], [60, 40], [55, 50]]
+    shapes = [
+        polygon(group_id=4),
+        polygon(other, group_id=4),
+        polygon(other, group_id=4, label="spoon"),
+        polygon(shape_type="rectangle"),
+        polygon(),
+    ]
+    file = parse(tmp_path, shapes)
+    assert file.groups == ((0, 1), (2,), (4,))
+    first, second, third = arrays(file)
+    np.testing.assert_array_equal(first, second | third)
+
+
+@given(array=bitmaps(size=SIZE))
+@quick
+def test_what_is_written_is_read_back(array, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a")
+    file = parse(folder, [polygon(), mask_shape(np.ones((3, 3), np.bool_), 0, 0)])
+    mask = Mask.from_array(array)
+    content, notes = encode(file, [mask, mask])
+    if mask.is_empty:
+        assert content["shapes"] == file.content["shapes"]
+        return
+    again = arrays(parse(folder, content["shapes"]))
+    assert len(again) == 2
+    np.testing.assert_array_equal(again[1], array)  # masks are exact, holes and all
+    assert again[0][array].all()
+    if not notes:
+        np.testing.assert_array_equal(again[0], array)
+
+
+def test_all_else_in_the_json_stays(tmp_path):
+    shapes = [polygon(shape_type="point", points=[[1, 2]]), polygon(), polygon(SQUARE[:3])]
+    file = parse(tmp_path, shapes)
+    array = np.zeros(SIZE, np.bool_)
+    array[5:9, 5:9] = array[20:30, 40:60] = True
+    unchanged = labelme.read_instances(file, SIZE)[1].mask
+    content, _ = encode(file, [Mask.from_array(array), unchanged])
+    assert {**content, "shapes": shapes} == file.content
+    point, large, small, triangle = content["shapes"]
+    assert (point, triangle) == (shapes[0], shapes[2])
+    assert large["group_id"] == small["group_id"] == 0
+    for part in (large, small):
+        assert {**part, "points": SQUARE, "group_id": None} == shapes[1]
+    assert large["points"][0] == [40, 20]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shapes": [polygon(SQUARE[:2])]}, r"a\.json, shape 0: expected at least 3 points"),
+        ({"shapes": [polygon("12")]}, r"shape 0: expected at least 3 points \[x, y\], got 12"),
+        ({"shapes": [3]}, r"shape 0: expected an object, got int"),
+        ({"shapes": [polygon([[0, 0], [1e8, 0], [0, 1]])]}, "expected points near the image"),
+        ({"shapes": [polygon([[0, 0], [1, 1]], shape_type="mask", mask="?")]}, "PNG in base64"),
+        (
+            {"shapes": [polygon([[0, 0], [1, 1]], shape_type="mask", mask="AAAA")]},
+            r"a\.json, shape 0, mask: expected an image",
+        ),
+        (
+            {"shapes": [mask_shape(np.ones((5, 5)), 88, 0)]},
+            r"inside the image, \(5, 5\) \(height, width\)",
+        ),
+        ({"shapes": [], "imageHeight": 61}, r"imageHeight and imageWidth .* got \(61, 90\)"),
+        ({"shapes": [], "imagePath": None}, "expected 'imagePath'"),
+        ({"shapes": None}, "expected a LabelMe json with a list 'shapes'"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        arrays(parse(tmp_path, **change))
