@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from refiner.model_config import ModelConfig, file_sha256, find_weights
-from refiner.openvino_predictor import import_openvino
+from refiner.openvino_predictor import import_openvino, openvino_core
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ def load_converted(weights: str | Path) -> ConvertedModel:
     # whatever is wrong with a cached model, the weights are still there
     with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
         config = ModelConfig(**json.loads((folder / _CONFIG).read_text()))
-        model = import_openvino().Core().read_model(folder / _MODEL)
+        model = openvino_core().read_model(folder / _MODEL)
         return ConvertedModel(model, config, sha256, name)
 
     from refiner.checkpoints import load_model

@@ -14,6 +14,9 @@ from refiner.predictor import Logits, PatchBatch, check_input_size, check_patche
 
 CHUNK_PIXELS = 16 * 64 * 64  # of the patches that one thread takes at once
 
+_CORE: list[Any] = []
+_CORE_LOCK = threading.Lock()
+
 
 class OpenVINOPredictor:
     """Runs a converted network on the CPU.
@@ -51,7 +54,7 @@ class OpenVINOPredictor:
         }
         fixed = model.clone()
         fixed.reshape([self._chunk, input_size, input_size, 4])
-        compiled = openvino.Core().compile_model(fixed, "CPU", options)
+        compiled = openvino_core().compile_model(fixed, "CPU", options)
         self._requests = [compiled.create_infer_request() for _ in range(num_threads)]
         self._lock = threading.Lock()  # a request holds its own inputs and outputs
 
@@ -92,8 +95,25 @@ class OpenVINOPredictor:
 
 def has_bfloat16() -> bool:
     """Whether the CPU computes in bfloat16 itself (AVX-512 BF16 or AMX)."""
-    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
+
+
+def openvino_core() -> Any:
+    """The one openvino.Core of the process, which lives as long as it does.
+
+    OpenVINO gives signal handlers a stack when its CPU plugin loads, and takes it away when the
+    plugin goes. With two that go in the order they came, the first signal with a handler (Ctrl-C)
+    ends the process.
+    """
+    with _CORE_LOCK:
+        if not _CORE:
+            openvino = import_openvino()
+            core = openvino.Core()
+            # a mapped file that somebody cuts short would end the process, too
+            core.set_property({openvino.properties.enable_mmap(): False})
+            _CORE.append(core)
+    return _CORE[0]
 
 
 def import_openvino() -> ModuleType:

@@ -15,7 +15,7 @@ from pipeline.settings import PatchSettings
 from pipeline.version import VERSION
 from refiner.checkpoints import load_model
 from refiner.export import describe
-from refiner.openvino_predictor import import_openvino
+from refiner.openvino_predictor import import_openvino, openvino_core
 from refiner.torch_predictor import TorchPredictor
 from scripts.main import main
 from tests.networks import INPUT_SIZE, save_random_network
@@ -43,7 +43,7 @@ class OpenVINO:
 
     def __init__(self, path: Path) -> None:
         openvino = import_openvino()
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(path)
         self.input_size = model.input(0).partial_shape[1].get_length()
         self.metadata = {

@@ -161,6 +161,20 @@ class TestOpenVINO:
             np.testing.assert_array_equal(three(patches[:count]), expected[:count])
         np.testing.assert_array_equal(three(patches[20:]), expected[20:])
 
+    def test_a_signal_finds_its_handler_after_predictors_are_gone(self, weights):
+        """In a process of its own: what fails here is the process."""
+        code = (
+            "import signal, sys; from refiner.predictor import load_predictor; "
+            "first = load_predictor(sys.argv[1], 'cpu', 'openvino'); "
+            "second = load_predictor(sys.argv[1], 'cpu', 'openvino'); "
+            "del first; del second; "
+            "signal.signal(signal.SIGINT, lambda *_: print('handled')); "
+            "signal.raise_signal(signal.SIGINT)"
+        )
+        command = [sys.executable, "-c", code, str(weights)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
     def test_bfloat16_changes_one_mask_pixel_in_a_thousand_at_most(self):
         """On a photograph-like edge with the shipped weights, whose logits mean something."""
         random = np.random.default_rng(2)
