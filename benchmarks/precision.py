@@ -6,8 +6,9 @@ bfloat16 is OpenVINO's. int8 is quantised after training and calibrated on patch
 photographs: by NNCF for OpenVINO (`pip install nncf`; left out where it is missing), and by ONNX
 Runtime for itself, convolutions with a scale for each channel. Every row refines the same coarse
 masks; quality is judged on the masks, and `differs` is the share of pixels in the objects' windows
-that are not as in float32. `time` is that of the network alone, on one thread, by that of float32
-in the same runtime: the median of rounds in which all rows take turns on the same patches.
+that are not as in float32. `time` is the processor's for the network alone, on one thread, by that
+of float32 in the same runtime: the median of rounds in which all rows take turns on the same
+patches. Other work on the machine changes it little, where it doubles the time on the wall.
 """
 
 from __future__ import annotations
@@ -137,17 +138,19 @@ def _int8(converted: Any, batches: Sequence[UInt8Array]) -> Any:
 
 
 def relative_times(rows: Sequence[Row], patches: UInt8Array) -> Mapping[str, float]:
-    """Time of each row by that of its base."""
+    """Processor time of each row by that of its base."""
     seconds: dict[str, list[float]] = {row.name: [] for row in rows}
     for number in range(ROUNDS + 1):
         for row in rows:
-            started = time.perf_counter()
+            started = time.process_time()
             row.predictor(patches)
             if number:  # the first round warms up
-                seconds[row.name].append(time.perf_counter() - started)
+                seconds[row.name].append(time.process_time() - started)
     for name in sorted({row.base for row in rows}):
         milliseconds = 1e3 * np.median(seconds[name]) / len(patches)
-        print(f"{name}: {milliseconds:.1f} ms a patch ({len(patches)} patches, {ROUNDS} rounds)")
+        print(
+            f"{name}: {milliseconds:.1f} ms of processor time a patch ({len(patches)} patches, {ROUNDS} rounds)"
+        )
     return {
         row.name: float(np.median(np.divide(seconds[row.name], seconds[row.base]))) for row in rows
     }
