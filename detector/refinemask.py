@@ -1,0 +1,279 @@
+"""The mask branch of RefineMask, which draws a mask again and again at twice the size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+from detector.boundary_band import TRAIN_WIDTH, boundary_band, merge, upsample
+from detector.mask_branch import MaskBranch, Positives, at_label, mask_loss, mask_targets
+from detector.pooling import LEVELS, PyramidPool
+from detector.presets import Preset
+
+SIDES = (14, 28, 56, 112)
+"""Of the mask that each stage draws, and the last one."""
+
+LOSS_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+"""Of the losses of these masks."""
+
+_START = 1  # the first stage whose mask is used
+_STRIDE = LEVELS["0"]
+
+
+class _Convolution(nn.Module):
+    """A convolution in a box of its own, as mmcv's checkpoints have it, and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, side: int = 3, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            inputs, outputs, side, padding=dilation * (side // 2), dilation=dilation
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu()  # type: ignore[no-any-return]
+
+
+class _MultiBranchFusion(nn.Module):
+    """Sees three surroundings at once."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dilation_conv_1 = _Convolution(channels, channels, dilation=1)
+        self.dilation_conv_2 = _Convolution(channels, channels, dilation=3)
+        self.dilation_conv_3 = _Convolution(channels, channels, dilation=5)
+        self.merge_conv = _Convolution(channels, channels, side=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        near, middle, far = self.dilation_conv_1, self.dilation_conv_2, self.dilation_conv_3
+        return self.merge_conv(near(x) + middle(x) + far(x))  # type: ignore[no-any-return]
+
+
+class RefineStage(nn.Module):
+    """Semantic fusion module: one mask, and the features of the next at twice the size.
+
+    Source: Zhang et al., CVPR 2021 (arXiv:2104.08569), fig. 4.
+    """
+
+    def __init__(self, semantic: int, channels: int, categories: int) -> None:
+        super().__init__()
+        self.semantic_transform_in = nn.Conv2d(semantic, channels, 1)
+        self.semantic_transform_out = nn.Conv2d(channels, channels, 1)
+        self.instance_logits = nn.Conv2d(channels, categories, 1)
+        self.fuse_conv = nn.Sequential(
+            nn.Conv2d(2 * channels + 2, channels, 1), _MultiBranchFusion(channels)
+        )
+        self.fuse_transform_out = nn.Conv2d(channels, channels // 2 - 2, 1)
+        layers = (
+            self.semantic_transform_in,
+            self.semantic_transform_out,
+            self.fuse_conv[0],
+            self.fuse_transform_out,
+        )
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        instance: Tensor,
+        semantic: Tensor,
+        semantic_mask: Tensor,
+        rois: Tensor,
+        indices: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw a mask and go on.
+
+        Args:
+            instance: (N, C, S, S).
+            semantic: (B, C, H, W) what `semantic_transform_in` made of the whole images.
+            semantic_mask: (B, 1, H, W) probability.
+            rois: (N, 5).
+            indices: (N,) categories from 0.
+
+        Returns:
+            (N, S, S) logits, (N, C / 2, 2 S, 2 S) features.
+        """
+        side = instance.shape[-1]
+        logits = at_label(self.instance_logits(instance), indices)[:, None]
+        masks = torch.cat([logits.sigmoid(), _pool(semantic_mask, rois, side)], dim=1)
+        seen = self.semantic_transform_out(_pool(semantic, rois, side)).relu()
+        fused = self.fuse_conv(torch.cat([instance, seen, masks], dim=1))
+        fused = self.fuse_transform_out(fused).relu()
+        fused = functional.interpolate(
+            fused, scale_factor=2, mode="bilinear", align_corners=False
+        )
+        masks = functional.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=True)
+        return logits[:, 0], torch.cat([fused, masks], dim=1)
+
+
+def _pool(feature: Tensor, rois: Tensor, side: int) -> Tensor:
+    """Cut (N, 5) from the map at a stride of 4, whatever their size."""
+    return roi_align(  # type: ignore[no-any-return]
+        feature.float(), rois.float(), side, 1 / _STRIDE, sampling_ratio=0, aligned=True
+    )
+
+
+class SemanticMaps(NamedTuple):
+    """What the semantic head sees in a batch of images; boxes have no part in it."""
+
+    features: Mapping[str, Tensor]  # of the backbone
+    by_stage: tuple[Tensor, ...]  # (B, C, H, W) at a stride of 4, C of the stage
+    logits: Tensor  # (B, 1, H, W)
+
+
+class RefineMaskHead(nn.Module):
+    """Pooled features and the finest level -> four masks. Names are those of the reference.
+
+    Args:
+        channels: of the features.
+        categories: K.
+        agnostic_last: the last mask is the same for all categories (LVIS).
+    """
+
+    def __init__(self, channels: int, categories: int, agnostic_last: bool = False) -> None:
+        super().__init__()
+        self.instance_convs = nn.Sequential(*(_Convolution(channels, channels) for _ in range(2)))
+        self.semantic_convs = nn.Sequential(*(_Convolution(channels, channels) for _ in range(4)))
+        self.semantic_logits = nn.Conv2d(channels, 1, 1)
+        self.stages = nn.ModuleList(
+            RefineStage(channels, channels >> number, categories) for number in range(3)
+        )
+        self.final_instance_logits = nn.Conv2d(
+            channels >> 3, 1 if agnostic_last else categories, 1
+        )
+        for module in self.modules():
+            if isinstance(module, _Convolution):
+                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.conv.bias)
+        drawn = [stage.instance_logits for stage in self.stages]
+        for layer in (self.semantic_logits, self.final_instance_logits, *drawn):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
+        """See whole images, once."""
+        seen = self.semantic_convs(features["0"])
+        by_stage = tuple(stage.semantic_transform_in(seen).relu() for stage in self.stages)
+        return SemanticMaps(features, by_stage, self.semantic_logits(seen))
+
+    def forward(
+        self, pooled: Tensor, maps: SemanticMaps, rois: Tensor, indices: Tensor
+    ) -> list[Tensor]:
+        """(N, C, 14, 14), (N, 5) and (N,) categories from 0 -> (N, S, S) logits for `SIDES`."""
+        instance = self.instance_convs(pooled)
+        semantic_mask = maps.logits.sigmoid()
+        drawn = []
+        for stage, semantic in zip(self.stages, maps.by_stage, strict=True):
+            logits, instance = stage(instance, semantic, semantic_mask, rois, indices)
+            drawn.append(logits)
+        last = self.final_instance_logits(instance)
+        if last.shape[1] == 1:
+            indices = torch.zeros_like(indices)
+        return [*drawn, at_label(last, indices)]
+
+
+class RefineMaskBranch(MaskBranch[SemanticMaps]):
+    """Draws masks at 28, 56 and 112 pixels and joins them along their boundaries."""
+
+    def __init__(self, preset: Preset, categories: int) -> None:
+        super().__init__()
+        self.pool = PyramidPool(SIDES[0])
+        self.head = RefineMaskHead(preset.channels, categories, preset.agnostic_last_stage)
+
+    def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
+        """The semantic head, once for all boxes."""
+        maps: SemanticMaps = self.head.prepare(features)
+        return maps
+
+    def stage_logits(self, prepared: SemanticMaps, rois: Tensor, labels: Tensor) -> list[Tensor]:
+        """(N, S, S) logits for `SIDES`, not merged."""
+        pooled = self.pool(prepared.features, rois)
+        drawn: list[Tensor] = self.head(pooled, prepared, rois, labels - 1)
+        return drawn
+
+    def logits(self, prepared: SemanticMaps, rois: Tensor, labels: Tensor) -> Tensor:
+        """(N, 112, 112)."""
+        return merge_stages(self.stage_logits(prepared, rois, labels))
+
+    def losses(self, prepared: SemanticMaps, positives: Positives) -> dict[str, Tensor]:
+        """`instance_loss`, and cross entropy of where any object is."""
+        logits = self.stage_logits(prepared, positives.rois, positives.labels)
+        targets = mask_targets(positives, SIDES, clip=True)
+        semantic = semantic_target(positives, prepared.logits.shape[-2:])
+        return {
+            "loss_instance": instance_loss(logits, targets),
+            "loss_semantic": mask_loss(prepared.logits[:, 0], semantic),
+        }
+
+
+def merge_stages(logits: Sequence[Tensor]) -> Tensor:
+    """Logits for `SIDES` -> (N, 112, 112): coarse inside, fine along boundaries."""
+    merged = logits[_START].float()
+    for finer in logits[_START + 1 :]:
+        merged = merge(merged, finer.float())
+    return merged
+
+
+def instance_loss(
+    logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float] = LOSS_WEIGHTS
+) -> Tensor:
+    """Cross entropy of each stage, of the later ones only near boundaries; weighted sum.
+
+    Args:
+        logits: (N, S, S) for `SIDES`.
+        targets: of the same shapes, 0 or 1.
+        weights: of the stages.
+
+    Source: Zhang et al., CVPR 2021 (arXiv:2104.08569), eq. 2-4.
+    """
+    total = sum(
+        weight * loss
+        for weight, loss in zip(weights, stage_losses(logits, targets), strict=True)
+    )
+    assert isinstance(total, Tensor)
+    return total
+
+
+def stage_losses(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
+    """The losses of `instance_loss` without weights."""
+    losses = []
+    before = logits[_START].detach().float()  # the merged mask that a stage begins with
+    for number, (drawn, target) in enumerate(zip(logits, targets, strict=True)):
+        if number <= _START or not drawn.numel():
+            losses.append(mask_loss(drawn, target))
+            continue
+        band = boundary_band(before.sigmoid() >= 0.5, TRAIN_WIDTH)
+        band |= boundary_band(targets[number - 1] >= 0.5, TRAIN_WIDTH)
+        region = upsample(band.float(), drawn.shape[-1]) >= 0.5
+        loss = functional.binary_cross_entropy_with_logits(
+            drawn.float(), target.float(), weight=region.float(), reduction="sum"
+        )
+        losses.append(loss / region.sum().clamp(min=1))
+        before = merge(before, drawn.detach().float())
+    return losses
+
+
+def semantic_target(positives: Positives, size: tuple[int, int]) -> Tensor:
+    """Where any object is.
+
+    Args:
+        positives: masks of the images are read.
+        size: height, width of the semantic map.
+
+    Returns:
+        (B, height, width) float32, 0 or 1.
+    """
+    targets = []
+    for masks, seen in zip(positives.masks, positives.sizes, strict=True):
+        union = masks.any(dim=0)[None, None].float()
+        if union.shape[-2:] != seen:
+            union = functional.interpolate(union, seen, mode="bilinear", antialias=True)
+        below, right = (whole - part for whole, part in zip(positives.padded, seen, strict=True))
+        union = functional.pad(union, (0, right, 0, below))
+        targets.append(functional.interpolate(union, size, mode="bilinear")[0, 0] >= 0.5)
+    return torch.stack(targets).float()

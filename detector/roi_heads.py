@@ -1,0 +1,216 @@
+"""What happens to proposals: box stages, then masks in the boxes that remain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
+
+from detector.bmask import BMaskBranch
+from detector.box_stage import IOUS, POOLED, WEIGHTS, BoxStage, box_losses
+from detector.mask_branch import FcnBranch, MaskBranch, Positives
+from detector.pooling import PyramidPool, indexed
+from detector.presets import Preset
+from detector.refinemask import RefineMaskBranch
+
+Size = tuple[int, int]
+
+BRANCHES: Mapping[str, type[MaskBranch[Any]]] = {
+    "fcn": FcnBranch,
+    "bmask": BMaskBranch,
+    "refinemask": RefineMaskBranch,
+}
+
+
+class DetectorHeads(RoIHeads):
+    """One or three box stages, and a mask branch.
+
+    Sampling of boxes is torchvision's. Its own box and mask heads are not used: they hide the
+    boxes from which a mask branch learns.
+
+    Args:
+        preset: of the detector.
+        categories: K, without background.
+    """
+
+    def __init__(self, preset: Preset, categories: int) -> None:
+        super().__init__(
+            box_roi_pool=None,
+            box_head=None,
+            box_predictor=None,
+            fg_iou_thresh=IOUS[0],
+            bg_iou_thresh=IOUS[0],
+            batch_size_per_image=512,
+            positive_fraction=0.25,
+            bbox_reg_weights=WEIGHTS,
+            score_thresh=preset.score,
+            nms_thresh=preset.nms_iou,
+            detections_per_img=preset.detections,
+        )
+        self.box_pool = PyramidPool(POOLED, preset.conventions.exact_geometry)
+        self.box_stages = nn.ModuleList(
+            BoxStage(preset, categories, number) for number in range(3 if preset.cascade else 1)
+        )
+        self.mask_branch = BRANCHES[preset.mask_branch](preset, categories)
+        self._preset = preset
+
+    def has_mask(self) -> bool:
+        """Targets must have masks."""
+        return True
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[Size],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Find instances, or learn.
+
+        Args:
+            features: of the backbone.
+            proposals: for each image (N_i, 4) in pixels of the network's input.
+            image_shapes: height, width of each image, without padding.
+            targets: of training.
+
+        Returns:
+            In evaluation for each image boxes, labels, scores and mask_probabilities, best
+            first; in training losses by name.
+        """
+        if self.training:
+            return [], self._losses(features, proposals, image_shapes, targets)
+        boxes, scores, labels = self.detect(features, proposals, image_shapes)
+        masks = self.mask_branch.predict(features, boxes, labels)
+        names = ("boxes", "labels", "scores", "mask_probabilities")
+        return [
+            dict(zip(names, found, strict=True))
+            for found in zip(boxes, labels, scores, masks, strict=True)
+        ], {}
+
+    def detect(
+        self, features: Mapping[str, Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """The box stages in evaluation: boxes, scores, labels of each image, best first."""
+        boxes, probability = self.judge(features, proposals, sizes)
+        counts = [len(of_image) for of_image in proposals]
+        found = [
+            self._best(*of_image)
+            for of_image in zip(boxes.split(counts), probability.split(counts), sizes, strict=True)
+        ]
+        chosen_boxes, scores, labels = (list(values) for values in zip(*found, strict=True))
+        return chosen_boxes, scores, labels
+
+    def judge(
+        self, features: Mapping[str, Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]
+    ) -> tuple[Tensor, Tensor]:
+        """What the box stages say of proposals, all images in a row.
+
+        Returns:
+            (N, 1 or K + 1, 4) boxes, not clipped; (N, K + 1) probability, background first, the
+            mean of all stages.
+        """
+        boxes, probabilities = list(proposals), []
+        decoded = torch.cat(boxes)[:, None]
+        for number, stage in enumerate(self.box_stages):
+            if number:
+                boxes = _clipped(decoded[:, 0], [len(of_image) for of_image in boxes], sizes)
+            rois = indexed(boxes)
+            logits, deltas = stage(self.box_pool(features, rois))
+            decoded = stage.decode(deltas, rois[:, 1:])
+            probabilities.append(logits.softmax(dim=-1))
+        return decoded, torch.stack(probabilities).mean(dim=0)
+
+    def _best(self, boxes: Tensor, probability: Tensor, size: Size) -> tuple[Tensor, ...]:
+        """Detections of one image, from `judge`."""
+        categories = probability.shape[1] - 1
+        boxes = boxes[:, 1:] if boxes.shape[1] > 1 else boxes.expand(-1, categories, 4)
+        boxes = clip_boxes_to_image(boxes.reshape(-1, 4), size)
+        scores = probability[:, 1:].reshape(-1)
+        labels = torch.arange(1, categories + 1, device=boxes.device).repeat(len(probability))
+        sides = boxes[:, 2:] - boxes[:, :2]
+        fits = (sides >= self._preset.conventions.min_detection).all(dim=1)
+        chosen = torch.where((scores > self.score_thresh) & fits)[0]
+        boxes, scores, labels = boxes[chosen], scores[chosen], labels[chosen]
+        keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return boxes[keep], scores[keep], labels[keep]
+
+    def _losses(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: list[Tensor],
+        sizes: list[Size],
+        targets: list[dict[str, Tensor]] | None,
+    ) -> dict[str, Tensor]:
+        assert targets is not None  # GeneralizedRCNN has looked
+        boxes, objects, labels, offsets = self.select_training_samples(proposals, targets)
+        losses = {}
+        sampled = boxes, objects, labels
+        for number, stage in enumerate(self.box_stages):
+            if number:
+                boxes, objects, labels, offsets = self._relabel(
+                    _clipped(decoded[:, 0].detach(), [len(b) for b in boxes], sizes),  # noqa: F821
+                    stage,
+                    targets,
+                )
+            rois = indexed(boxes)
+            pooled = self.box_pool(features, rois)
+            if pooled.requires_grad and len(self.box_stages) > 1:
+                # the stages share the features: together they pull as one
+                pooled.register_hook(lambda gradient: gradient / len(self.box_stages))
+            logits, deltas = stage(pooled)
+            decoded = stage.decode(deltas, rois[:, 1:])
+            category, box = box_losses(
+                logits, deltas, torch.cat(labels), torch.cat(offsets), self._preset.box_beta
+            )
+            suffix = f"_{number + 1}" if len(self.box_stages) > 1 else ""
+            losses[f"loss_classifier{suffix}"] = category * self._preset.box_loss_weight
+            losses[f"loss_box_reg{suffix}"] = box * self._preset.box_loss_weight
+        boxes, objects, labels = sampled
+        rois, chosen = indexed(boxes), torch.cat(labels)
+        if self._preset.train_on_predicted_boxes:
+            column = chosen[:, None, None].expand(-1, 1, 4)
+            rois = torch.cat([rois[:, :1], decoded.detach().gather(1, column)[:, 0]], dim=1)
+        positive = torch.where(chosen > 0)[0]
+        positives = Positives(
+            rois[positive],
+            chosen[positive],
+            torch.cat(objects)[positive],
+            [target["masks"] for target in targets],
+            sizes,
+            (features["0"].shape[2] * 4, features["0"].shape[3] * 4),
+        )
+        losses.update(self.mask_branch.losses(self.mask_branch.prepare(features), positives))
+        return losses
+
+    def _relabel(
+        self, boxes: list[Tensor], stage: BoxStage, targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Boxes of the stage before -> boxes, objects, labels, offsets for this one."""
+        chosen, objects, labels, offsets = [], [], [], []
+        for of_image, target in zip(boxes, targets, strict=True):
+            of_image = of_image[(of_image[:, 2:] > of_image[:, :2]).all(dim=1)]
+            matched = of_image.new_zeros(len(of_image), dtype=torch.int64)
+            label, goal = matched, of_image
+            if len(target["boxes"]) and len(of_image):
+                matched = stage.matcher(box_iou(target["boxes"], of_image))
+                is_object = matched >= 0
+                matched = matched.clamp(min=0)
+                label = torch.where(is_object, target["labels"][matched], 0)
+                goal = target["boxes"][matched]
+            chosen.append(of_image)
+            objects.append(matched)
+            labels.append(label)
+            offsets.append(stage.coder.encode_single(goal.to(of_image), of_image))
+        return chosen, objects, labels, offsets
+
+
+def _clipped(boxes: Tensor, counts: Sequence[int], sizes: Sequence[Size]) -> list[Tensor]:
+    """Boxes of all images in a row -> of each image, inside it."""
+    return [
+        clip_boxes_to_image(of_image, size)
+        for of_image, size in zip(boxes.split(list(counts)), sizes, strict=True)
+    ]

@@ -1,0 +1,137 @@
+"""Images as the network wants them, and what it finds in the pixels of the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops import clip_boxes_to_image
+
+from detector.detections import Detections
+from detector.presets import Preset
+
+Size = tuple[int, int]
+
+
+class DetectorTransform(GeneralizedRCNNTransform):
+    """Resizes and normalises images and boxes; masks of targets stay as they are.
+
+    In training the shorter side is drawn from `min_size` for each image, in evaluation it is
+    `test_size`; the longer side is never more than `max_size`.
+    """
+
+    def __init__(self, preset: Preset) -> None:
+        conventions = preset.conventions
+        super().__init__(
+            tuple(preset.train_sizes),
+            preset.max_size,
+            list(conventions.image_mean),
+            list(conventions.image_std),
+        )
+        self.test_size = preset.test_size
+        self._kind = conventions.resize
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Images (3, H, W) float RGB in [0, 1] -> a batch, padded with zeros to multiples of 32."""
+        resized = [self.normalize(self._resize(image)) for image in images]
+        sizes = [_size(image) for image in resized]
+        if targets is not None:
+            targets = [
+                {**target, "boxes": resize_boxes(target["boxes"], _size(image), size)}
+                for image, target, size in zip(images, targets, sizes, strict=True)
+            ]
+        return ImageList(self.batch_images(resized, self.size_divisible), sizes), targets
+
+    def postprocess(  # type: ignore[override]
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[Size],
+        original_image_sizes: list[Size],
+    ) -> list[Detections]:
+        """What `DetectorHeads` found -> the same in the pixels of the images, without empty boxes.
+
+        Args:
+            result: of each image.
+            image_shapes: height, width of each image as the network saw it.
+            original_image_sizes: height, width of each image.
+
+        Returns:
+            Nothing in training.
+        """
+        if self.training:
+            return []
+        return [
+            _in_image(found, seen, size)
+            for found, seen, size in zip(result, image_shapes, original_image_sizes, strict=True)
+        ]
+
+    def _resize(self, image: Tensor) -> Tensor:
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"image: expected (3, H, W) floats, got {tuple(image.shape)} of {image.dtype}"
+            )
+        shorter = self.torch_choice(self.min_size) if self.training else self.test_size
+        size = resized_size(_size(image), shorter, self.max_size, self._kind)
+        return image if size == _size(image) else resize_image(image, size, self._kind)
+
+
+def resized_size(size: Size, shorter: int, longest: int, kind: str) -> Size:
+    """Height and width of an image when it has been resized, in whole pixels.
+
+    Args:
+        size: height, width.
+        shorter: wanted for the shorter side.
+        longest: allowed for the longer side.
+        kind: as in `Conventions.resize`; they round differently.
+    """
+    height, width = size
+    if kind == "pillow":  # detectron2: a long image is scaled twice
+        scale = shorter / min(size)
+        exact = (shorter, scale * width) if height < width else (scale * height, shorter)
+        if max(exact) > longest:
+            scale = longest / max(exact)
+            exact = (exact[0] * scale, exact[1] * scale)
+        return int(exact[0] + 0.5), int(exact[1] + 0.5)
+    if kind == "opencv":
+        scale = min(longest / max(size), shorter / min(size))
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+    scale = min(shorter / min(size), longest / max(size))
+    return int(height * scale), int(width * scale)
+
+
+def resize_image(image: Tensor, size: Size, kind: str) -> Tensor:
+    """(3, H, W) in [0, 1] -> (3, height, width), as each library resizes.
+
+    Pillow and OpenCV work on bytes, so that grey levels are whole; Pillow smooths what it
+    shrinks, and resizes one axis after the other.
+    """
+    batch = image[None]
+    if kind == "torchvision":
+        return functional.interpolate(batch, size, mode="bilinear", align_corners=False)[0]
+    batch = batch * 255
+    steps = [size] if kind == "opencv" else [(image.shape[1], size[1]), size]
+    for step in steps:
+        batch = functional.interpolate(
+            batch, step, mode="bilinear", align_corners=False, antialias=kind == "pillow"
+        ).round()
+    return batch[0] / 255
+
+
+def _in_image(found: dict[str, Tensor], seen: Size, size: Size) -> Detections:
+    boxes = clip_boxes_to_image(resize_boxes(found["boxes"], seen, size), size)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return Detections(
+        boxes[keep],
+        found["labels"][keep],
+        found["scores"][keep],
+        found["mask_probabilities"][keep],
+        size,
+    )
+
+
+def _size(image: Tensor) -> Size:
+    return image.shape[-2], image.shape[-1]
