@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.adapters.adapter import Adapter
 from pipeline.adapters.coco import RecordsAdapter, RLEAdapter
 from pipeline.adapters.detectron2 import Detectron2Adapter
+from pipeline.adapters.fiftyone import FiftyOneAdapter
 from pipeline.adapters.mmdetection import MMDetectionAdapter
 from pipeline.adapters.stacks import StackAdapter
 from pipeline.adapters.supervision import SupervisionAdapter
@@ -17,6 +18,7 @@ from pipeline.adapters.ultralytics import UltralyticsAdapter
 # those that go by a type's name before those that go by structure
 ADAPTERS: tuple[Adapter, ...] = (
     SupervisionAdapter(),
+    FiftyOneAdapter(),
     MMDetectionAdapter(),
     UltralyticsAdapter(),
     TransformersAdapter(),
@@ -29,8 +31,8 @@ ADAPTERS: tuple[Adapter, ...] = (
 
 _KINDS = (
     "a bool array or tensor (N, H, W), supervision.Detections, a torchvision dict, detectron2 "
-    "Instances, mmdetection InstanceData, ultralytics Results, transformers segments, or a list "
-    "of RLEs or COCO records"
+    "Instances, mmdetection InstanceData, ultralytics Results, transformers segments, fiftyone "
+    "Detections, or a list of RLEs or COCO records"
 )
 
 
