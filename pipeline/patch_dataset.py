@@ -18,7 +18,7 @@ from pipeline.extraction.layouts import INDEX_COLUMNS
 from pipeline.extraction.run import FORMAT, manifest_name
 from pipeline.images import IGNORE, read_image, read_mask
 from pipeline.instance import Int64Array, UInt8Array
-from pipeline.training_patches import StreamSettings, _photometric
+from pipeline.training_patches import StreamSettings, photometric
 
 
 class Patches(Protocol):
@@ -190,7 +190,7 @@ class PatchDataset(IterableDataset[tuple[UInt8Array, UInt8Array]]):
                 coarse, (side, side), interpolation=cv2.INTER_NEAREST
             )[:, turn]
             targets[row] = _resized_target(gt, side)[:, turn]
-            patches[row : row + 1, ..., :3] = _photometric(patches[row : row + 1, ..., :3], rng)
+            patches[row : row + 1, ..., :3] = photometric(patches[row : row + 1, ..., :3], rng)
         return patches, targets
 
     def _chosen(self, first: int, count: int) -> Sequence[int]:

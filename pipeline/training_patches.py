@@ -150,7 +150,7 @@ def sample_patches(
     boxes = boxes[np.sort(chosen)] + _box_jitter(len(chosen), settings, rng)
     patches = crop_patches(image, coarse, boxes, input_size, settings)
     targets = np.stack([_target(instance_map, box, input_size) for box in boxes])
-    patches[..., :3] = _photometric(patches[..., :3], rng)
+    patches[..., :3] = photometric(patches[..., :3], rng)
     return patches, targets
 
 
@@ -235,7 +235,7 @@ def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
     return target
 
 
-def _photometric(patches: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+def photometric(patches: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Brightness, contrast, saturation, tint, blur, noise and JPEG, alike for one object."""
     out = patches.astype(np.float32)
     if rng.random() < 0.8:
