@@ -24,7 +24,10 @@ class Conventions:
     resize: Literal["pillow", "opencv", "torchvision"] = "pillow"
     stride_in_1x1: bool = False  # where a block of the ResNet halves its input
     exact_geometry: bool = True  # anchors and pooled pixels lie where they belong, not rounded
-    rank_by_logit: bool = True  # proposals; else by probability, where large ones are equal
+    # Which proposals are looked at, and which of two stays: by logit; else by probability, where
+    # large ones are equal
+    top_by_logit: bool = True
+    nms_by_logit: bool = True
     clamp_shrinking: bool = False  # boxes shrink at most as much as they grow
     min_detection: float = 0.0  # pixels; detections with a side below it are dropped
     norm_eps: float = 1e-5
@@ -41,11 +44,13 @@ DETECTRON2_RESNEXT = replace(
     image_std=(58.395 / 255, 57.12 / 255, 57.375 / 255),
     stride_in_1x1=False,
 )
-MMDETECTION = Conventions(resize="opencv", rank_by_logit=False, clamp_shrinking=True)
+MMDETECTION = Conventions(
+    resize="opencv", top_by_logit=False, nms_by_logit=False, clamp_shrinking=True
+)
 TORCHVISION = Conventions(
     resize="torchvision",
     exact_geometry=False,
-    rank_by_logit=False,
+    nms_by_logit=False,
     min_detection=1e-2,
     rpn_beta=1 / 9,
 )
@@ -111,20 +116,24 @@ def _cascade(preset: Preset) -> Preset:
     return replace(preset, cascade=True, train_proposals=2000, train_on_predicted_boxes=False)
 
 
-def _refinemask(epochs: Literal[12, 24], **fields: object) -> Preset:
+def _mmdetection(epochs: Literal[12, 24], **fields: object) -> Preset:
     epoch = 117_266 // 16  # COCO's images with objects, 16 a step
     drops = {12: (8, 11), 24: (16, 22)}[epochs]
     schedule = Schedule(
-        epochs * epoch, 16, 0.02, tuple(drop * epoch for drop in drops), 500, clip_norm=35.0
+        epochs * epoch, 16, 0.02, tuple(drop * epoch for drop in drops), 500, clip_norm=math.inf
     )
     return replace(  # type: ignore[arg-type]
-        Preset(
-            schedule,
-            mask_branch="refinemask",
-            conventions=MMDETECTION,
-            norm="affine",
-            box_loss_weight=2.0,
-        ),
+        Preset(schedule, conventions=MMDETECTION, norm="affine"), **fields
+    )
+
+
+def _refinemask(epochs: Literal[12, 24], **fields: object) -> Preset:
+    plain = _mmdetection(epochs)
+    return replace(  # type: ignore[arg-type]
+        plain,
+        schedule=replace(plain.schedule, clip_norm=35.0),
+        mask_branch="refinemask",
+        box_loss_weight=2.0,
         **fields,
     )
 
@@ -132,7 +141,7 @@ def _refinemask(epochs: Literal[12, 24], **fields: object) -> Preset:
 _TORCHVISION_V1 = Preset(
     # references/detection: 26 epochs
     Schedule(26 * 7330, 16, 0.02, (16 * 7330, 22 * 7330), clip_norm=math.inf),
-    conventions=replace(TORCHVISION, norm_eps=0.0),
+    conventions=TORCHVISION,
     train_proposals=2000,
     box_beta=1 / 9,
 )
@@ -143,8 +152,7 @@ PRESETS: Mapping[str, Preset] = {
     "small": Preset(
         Schedule(12_000, 8, 0.02, (9_000, 11_000), warmup_steps=500, clip_norm=10.0),
         backbone="resnet18",
-        # Adds up to torchvision's normalisation: nothing published to agree with
-        conventions=replace(MMDETECTION, resize="pillow", rank_by_logit=True),
+        conventions=Conventions(),
         data="any",
         norm="group",
         head_norm="group",
@@ -173,12 +181,16 @@ PRESETS: Mapping[str, Preset] = {
     "bmask_rcnn_R_50_FPN_cityscapes": _bmask(_detectron2_cityscapes()),
     "cascade_bmask_rcnn_R_50_FPN_1x": _cascade(_BMASK_R50),
     "cascade_bmask_rcnn_R_101_FPN_1x": _cascade(replace(_BMASK_R50, backbone="resnet101")),
+    "mask_rcnn_r50_fpn_1x_coco": _mmdetection(12),
+    "mask_rcnn_r50_fpn_2x_coco": _mmdetection(24),
+    "mask_rcnn_r101_fpn_1x_coco": _mmdetection(12, backbone="resnet101"),
+    "mask_rcnn_r101_fpn_2x_coco": _mmdetection(24, backbone="resnet101"),
     "refinemask_r50_1x": _refinemask(12),
     "refinemask_r50_2x": _refinemask(24),
     "refinemask_r101_1x": _refinemask(12, backbone="resnet101"),
     "refinemask_r101_2x": _refinemask(24, backbone="resnet101"),
-    "refinemask_r50_cityscapes": _refinemask(
-        12,
+    "refinemask_r50_cityscapes": replace(
+        _refinemask(12),
         schedule=Schedule(
             8 * CITYSCAPES_EPOCH, 8, 0.01, (7 * CITYSCAPES_EPOCH,), 500, clip_norm=35.0
         ),
@@ -188,10 +200,21 @@ PRESETS: Mapping[str, Preset] = {
         test_size=1024,
         max_size=2048,
     ),
+    "refinemask_r50_lvis_1x": _refinemask(
+        12,
+        data="lvis",
+        agnostic_last_stage=True,
+        train_sizes=range(640, 801, 32),
+        score=1e-4,
+        detections=300,
+    ),
     "maskrcnn_resnet50_fpn": _TORCHVISION_V1,
+    # torchvision sets this for its own first weights, which were trained that way
+    "maskrcnn_resnet50_fpn_coco_v1": replace(
+        _TORCHVISION_V1, conventions=replace(TORCHVISION, norm_eps=0.0)
+    ),
     "maskrcnn_resnet50_fpn_v2": replace(
         _TORCHVISION_V1,
-        conventions=TORCHVISION,
         norm="affine",
         head_norm="affine",
         box_convolutions=4,

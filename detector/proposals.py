@@ -40,7 +40,8 @@ class ProposalNetwork(RegionProposalNetwork):
             nms_thresh=0.7,
         )
         self.box_coder = ClampedBoxCoder((1.0,) * 4, preset.conventions.clamp_shrinking)
-        self._rank_by_logit = preset.conventions.rank_by_logit
+        self._top_by_logit = preset.conventions.top_by_logit
+        self._nms_by_logit = preset.conventions.nms_by_logit
         self._min_side = 0.0 if preset.conventions.exact_geometry else _MIN_SIDE
         self._beta = preset.conventions.rpn_beta
 
@@ -56,13 +57,13 @@ class ProposalNetwork(RegionProposalNetwork):
         Returns:
             For each image boxes inside it, best first, and their logits or probabilities.
         """
-        ranks = objectness.detach().reshape(len(proposals), -1)
-        if not self._rank_by_logit:
-            ranks = ranks.sigmoid()
-        best = self._get_top_n_idx(ranks, num_anchors_per_level)
-        levels = torch.repeat_interleave(
-            torch.tensor(num_anchors_per_level, device=ranks.device)
+        logits = objectness.detach().reshape(len(proposals), -1)
+        probability = logits.sigmoid()
+        best = self._get_top_n_idx(
+            logits if self._top_by_logit else probability, num_anchors_per_level
         )
+        ranks = logits if self._nms_by_logit else probability
+        levels = torch.repeat_interleave(torch.tensor(num_anchors_per_level, device=ranks.device))
         kept_boxes, kept_ranks = [], []
         for image, shape in enumerate(image_shapes):
             chosen = best[image]

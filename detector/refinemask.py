@@ -104,9 +104,7 @@ class RefineStage(nn.Module):
         seen = self.semantic_transform_out(_pool(semantic, rois, side)).relu()
         fused = self.fuse_conv(torch.cat([instance, seen, masks], dim=1))
         fused = self.fuse_transform_out(fused).relu()
-        fused = functional.interpolate(
-            fused, scale_factor=2, mode="bilinear", align_corners=False
-        )
+        fused = functional.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
         masks = functional.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=True)
         return logits[:, 0], torch.cat([fused, masks], dim=1)
 
@@ -143,16 +141,15 @@ class RefineMaskHead(nn.Module):
         self.stages = nn.ModuleList(
             RefineStage(channels, channels >> number, categories) for number in range(3)
         )
-        self.final_instance_logits = nn.Conv2d(
-            channels >> 3, 1 if agnostic_last else categories, 1
-        )
+        self.final_instance_logits = nn.Conv2d(channels >> 3, 1 if agnostic_last else categories, 1)
         for module in self.modules():
             if isinstance(module, _Convolution):
                 nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.zeros_(module.conv.bias)
         drawn = [stage.instance_logits for stage in self.stages]
         for layer in (self.semantic_logits, self.final_instance_logits, *drawn):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            # the reference's larger ones start with losses over 100
+            nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
 
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
@@ -232,8 +229,7 @@ def instance_loss(
     Source: Zhang et al., CVPR 2021 (arXiv:2104.08569), eq. 2-4.
     """
     total = sum(
-        weight * loss
-        for weight, loss in zip(weights, stage_losses(logits, targets), strict=True)
+        weight * loss for weight, loss in zip(weights, stage_losses(logits, targets), strict=True)
     )
     assert isinstance(total, Tensor)
     return total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig, file_sha256, find_weights
 from refiner.network import PatchNetwork
+from training.published import read_published
 
 _METADATA_KEY = "bpr"
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it
@@ -236,7 +236,7 @@ def _first(keys: list[str], count: int = 3) -> str:
 
 
 def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
-    tensors = _read_pth(path)
+    tensors = read_published(path).tensors
     if _WIDTH_KEY not in tensors:
         raise ValueError(
             f"{path}: expected a checkpoint of the published refinement networks, "
@@ -288,34 +288,3 @@ def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
 def _published_key(key: str) -> str:
     key = key.replace("head.classifier.", "decode_head.conv_seg.")
     return re.sub(r"^head\.", "decode_head.convs.0.", key)
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch checkpoint, without running anything that is in it."""
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a PyTorch checkpoint, got no such file")
-    try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in any of its parsers
-        # PyTorch's own message advises to unpickle after all
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise ValueError(
-                f"{path}: expected a checkpoint of tensors, got other objects ({refused[1]}); "
-                "nothing in the file was executed"
-            ) from None
-        raise ValueError(
-            f"{path}: expected a readable PyTorch checkpoint, got a damaged or other file "
-            f"({type(error).__name__})"
-        ) from None
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
-    tensors = {}
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(
-                f"{path}: expected a state dict of tensors, got {type(value).__name__} at {key!r}"
-            )
-        tensors[key.removeprefix("module.")] = value
-    return tensors

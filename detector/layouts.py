@@ -1,0 +1,266 @@
+"""How other code bases name and order the tensors of a detector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detector.presets import DETECTRON2, PRESETS, Preset
+
+_Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+_LEFT = re.compile(
+    r"num_batches_tracked$"  # only a moving average would read it
+    r"|^pixel_(mean|std)$|anchor_generator\.cell_anchors"  # facts that the preset knows
+)
+_BOXES = r"roi_heads.box_stages.{}.{}"
+
+
+def _numbered(template: str, shift: int) -> Callable[[re.Match[str]], str]:
+    """Put groups into a template, the first one as a number that is moved."""
+    return lambda match: template.format(int(match[1]) + shift, *match.groups()[1:])
+
+
+def _stage(part: str, names: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    """A layer of the box stage whose number is in group 1, if it has one."""
+    return lambda match: _BOXES.format(match[1] or "0", f"{part}.{names[match[2]]}.")
+
+
+_FC = {"1": "fc6", "2": "fc7"}
+_SAME = {name: name for name in ("cls_score", "bbox_pred")}
+
+_DETECTRON2: list[_Rule] = [
+    (r"^backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
+    (r"^backbone\.bottom_up\.stem\.", "backbone.body."),
+    (r"^backbone\.bottom_up\.res(\d)\.(.*)$", _numbered("backbone.body.layer{}.{}", -1)),
+    (r"(layer\d\.\d+)\.conv(\d)\.norm\.", r"\1.bn\2."),
+    (r"(layer\d\.\d+)\.shortcut\.norm\.", r"\1.downsample.1."),
+    (r"(layer\d\.\d+)\.shortcut\.", r"\1.downsample.0."),
+    (r"^backbone\.fpn_lateral(\d)\.(.*)$", _numbered("backbone.fpn.inner_blocks.{}.0.{}", -2)),
+    (r"^backbone\.fpn_output(\d)\.(.*)$", _numbered("backbone.fpn.layer_blocks.{}.0.{}", -2)),
+    (r"^proposal_generator\.rpn_head\.conv\.", "rpn.head.conv.0.0."),
+    (r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.head.cls_logits."),
+    (r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.head.bbox_pred."),
+    (r"^roi_heads\.box_head\.(?:(\d)\.)?fc([12])\.", _stage("head", _FC)),
+    (
+        r"^roi_heads\.box_predictor\.(?:(\d)\.)?(cls_score|bbox_pred)\.",
+        _stage("predictor", _SAME),
+    ),
+]
+_MMDETECTION: list[_Rule] = [
+    (r"^backbone\.", "backbone.body."),
+    (r"^neck\.lateral_convs\.(\d)\.conv\.", r"backbone.fpn.inner_blocks.\1.0."),
+    (r"^neck\.fpn_convs\.(\d)\.conv\.", r"backbone.fpn.layer_blocks.\1.0."),
+    (r"^rpn_head\.rpn_conv\.", "rpn.head.conv.0.0."),
+    (r"^rpn_head\.rpn_cls\.", "rpn.head.cls_logits."),
+    (r"^rpn_head\.rpn_reg\.", "rpn.head.bbox_pred."),
+    (
+        r"^roi_head\.bbox_head\.(?:(\d)\.)?shared_fcs\.([01])\.",
+        _stage("head", {"0": "fc6", "1": "fc7"}),
+    ),
+    (
+        r"^roi_head\.bbox_head\.(?:(\d)\.)?(fc_cls|fc_reg)\.",
+        _stage("predictor", {"fc_cls": "cls_score", "fc_reg": "bbox_pred"}),
+    ),
+]
+_TORCHVISION: list[_Rule] = [
+    # files from before version 0.13 lack a level
+    (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+    (
+        r"^roi_heads\.mask_head\.mask_fcn(\d)\.(.*)$",
+        _numbered("roi_heads.mask_branch.mask_head.{}.0.{}", -1),
+    ),
+    (r"^roi_heads\.(mask_head|mask_predictor)\.", r"roi_heads.mask_branch.\1."),
+    (r"^roi_heads\.box_(head|predictor)\.", r"roi_heads.box_stages.0.\1."),
+]
+_FCN_OF = {
+    "detectron2": [
+        (
+            r"^roi_heads\.mask_head\.mask_fcn(\d)\.(.*)$",
+            _numbered("roi_heads.mask_branch.mask_head.{}.0.{}", -1),
+        ),
+        (
+            r"^roi_heads\.mask_head\.deconv\.",
+            "roi_heads.mask_branch.mask_predictor.conv5_mask.",
+        ),
+        (
+            r"^roi_heads\.mask_head\.predictor\.",
+            "roi_heads.mask_branch.mask_predictor.mask_fcn_logits.",
+        ),
+    ],
+    "mmdetection": [
+        (
+            r"^roi_head\.mask_head\.convs\.(\d)\.conv\.",
+            r"roi_heads.mask_branch.mask_head.\1.0.",
+        ),
+        (
+            r"^roi_head\.mask_head\.upsample\.",
+            "roi_heads.mask_branch.mask_predictor.conv5_mask.",
+        ),
+        (
+            r"^roi_head\.mask_head\.conv_logits\.",
+            "roi_heads.mask_branch.mask_predictor.mask_fcn_logits.",
+        ),
+    ],
+    "torchvision": [],
+}
+_RULES = {"detectron2": _DETECTRON2, "mmdetection": _MMDETECTION, "torchvision": _TORCHVISION}
+_MARKS = {
+    "detectron2": "backbone.bottom_up.",
+    "mmdetection": "neck.",
+    "torchvision": "backbone.body.",
+}
+_CLASSES = {
+    "detectron2": r"^roi_heads\.box_predictor\.(?:0\.)?cls_score\.bias$",
+    "mmdetection": r"^roi_head\.bbox_head\.(?:0\.)?fc_cls\.bias$",
+    "torchvision": r"^roi_heads\.box_predictor\.cls_score\.bias$",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """Tensors in our layout, and how they got there."""
+
+    tensors: Mapping[str, Tensor]
+    renamed: Mapping[str, str]  # name in the file -> ours
+    left_over: tuple[str, ...]  # names in the file that no detector needs
+    unknown: tuple[str, ...]  # names in the file that mean nothing to us
+
+
+def find_layout(keys: Iterable[str]) -> str | None:
+    """Whose checkpoint has these names: detectron2, mmdetection, torchvision, or nobody's."""
+    names = list(keys)
+    for layout, mark in _MARKS.items():
+        if any(name.startswith(mark) for name in names):
+            return layout
+    return None
+
+
+def count_categories(tensors: Mapping[str, Tensor], layout: str) -> int:
+    """How many categories a checkpoint knows, background not counted; 0 if it cannot be seen."""
+    for name, tensor in tensors.items():
+        if re.match(_CLASSES[layout], name) and tensor.ndim == 1:
+            return len(tensor) - 1
+    return 0
+
+
+def recognise(tensors: Mapping[str, Tensor], layout: str) -> str | None:
+    """The first preset that a checkpoint can be of; rounds of training leave no trace.
+
+    Args:
+        tensors: of the file.
+        layout: of `find_layout`.
+    """
+    names = set(tensors)
+    categories = count_categories(tensors, layout)
+    data = {8: "cityscapes", 1203: "lvis", 1230: "lvis"}.get(categories, "coco")
+    traits = {
+        "mask_branch": _branch(names),
+        "cascade": any(re.search(r"(box_head|bbox_head)\.2\.", name) for name in names),
+        "backbone": _backbone(tensors),
+        "head_norm": "affine" if _has_norms_in_heads(names) else "none",
+    }
+    fitting = [
+        name
+        for name, preset in PRESETS.items()
+        if layout_of(preset) == layout
+        and all(getattr(preset, trait) == value for trait, value in traits.items())
+    ]
+    return next((name for name in fitting if PRESETS[name].data == data), next(iter(fitting), None))
+
+
+def layout_of(preset: Preset) -> str:
+    """In whose layout weights of a preset were published; ours are in none."""
+    conventions = preset.conventions
+    if preset.data == "any":
+        return ""
+    if conventions.image_mean == DETECTRON2.image_mean:
+        return "detectron2"
+    return "mmdetection" if conventions.exact_geometry else "torchvision"
+
+
+def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
+    """Rename and reorder tensors.
+
+    Channels of the first convolution become RGB, background comes first, and the plain mask
+    branch gets a map for the background, as torchvision has them.
+
+    Args:
+        tensors: of the file.
+        layout: of `find_layout`.
+    """
+    rules = [*_RULES[layout], *_mask_rules(layout, _branch(set(tensors)))]
+    own: dict[str, Tensor] = {}
+    renamed, left, unknown = {}, [], []
+    for name, tensor in tensors.items():
+        if _LEFT.search(name):
+            left.append(name)
+            continue
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        if not new.startswith(("backbone.body.", "backbone.fpn.", "rpn.head.")) and not re.match(
+            r"roi_heads\.(box_stages|mask_branch)\.", new
+        ):
+            unknown.append(name)
+            continue
+        own[new] = _reordered(new, tensor, layout)
+        renamed[name] = new
+    return Converted(own, renamed, tuple(left), tuple(unknown))
+
+
+def _reordered(name: str, tensor: Tensor, layout: str) -> Tensor:
+    """A tensor in our order of channels and categories."""
+    if layout == "detectron2" and name == "backbone.body.conv1.weight" and tensor.ndim == 4:
+        return tensor.flip(1)  # it learned from BGR
+    if layout == "torchvision" or not tensor.ndim:
+        return tensor
+    if ".predictor.cls_score." in name:
+        return tensor.roll(1, 0)  # their background is the last
+    rows = {".predictor.bbox_pred.": 4, ".mask_fcn_logits.": 1}
+    for part, each in rows.items():
+        if part in name and tensor.shape[0] > each:
+            background = tensor.new_zeros((each, *tensor.shape[1:]))
+            return torch.cat([background, tensor])
+    return tensor
+
+
+def _mask_rules(layout: str, branch: str) -> list[_Rule]:
+    if branch == "fcn":
+        return list(_FCN_OF[layout])
+    return [(r"^roi_heads?\.mask_head\.", "roi_heads.mask_branch.head.")]
+
+
+def _branch(names: set[str]) -> str:
+    if any(name.endswith("mask_head.boundary_predictor.weight") for name in names):
+        return "bmask"
+    if any(name.endswith("mask_head.semantic_logits.weight") for name in names):
+        return "refinemask"
+    return "fcn"
+
+
+def _backbone(tensors: Mapping[str, Tensor]) -> str:
+    """From the number of blocks in the third stage, and the width of the first."""
+    blocks = {
+        int(match[1])
+        for name in tensors
+        if (match := re.match(r"^backbone\..*(?:res4|layer3)\.(\d+)\.conv1\.weight$", name))
+    }
+    grouped = any(
+        re.match(r"^backbone\..*(?:res2|layer1)\.0\.conv2\.weight$", name)
+        and tensor.ndim == 4
+        and tensor.shape[1] < tensor.shape[0]
+        for name, tensor in tensors.items()
+    )
+    if grouped:
+        return "resnext101_32x8d" if len(blocks) == 23 else "another ResNeXt"
+    return {6: "resnet50", 23: "resnet101"}.get(len(blocks), "another ResNet")
+
+
+def _has_norms_in_heads(names: set[str]) -> bool:
+    return any(re.match(r"^backbone\.fpn\..*running_mean$", name) for name in names)

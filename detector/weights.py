@@ -1,0 +1,290 @@
+"""Detectors on disk: our one-file format, and the checkpoints that others published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from detector.build import Detector, build_detector
+from detector.categories import Categories, published_categories
+from detector.layouts import Converted, convert, count_categories, find_layout, recognise
+from detector.presets import PRESETS, find_preset
+from training.published import Published, read_published
+
+_METADATA_KEY = "bpr-detector"
+# torchvision names a file by the first digits of its sha256
+_TORCHVISION_V1 = ("bf2d0c1e", "maskrcnn_resnet50_fpn_coco_v1")
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a program must know to use weights, kept in the same file."""
+
+    preset: str  # a key of PRESETS
+    categories: Categories  # label 1 is the first of them
+    data: str = ""  # what the weights were trained on, in words
+    licence: str = ""  # what that allows, in words
+
+    def __post_init__(self) -> None:
+        find_preset(self.preset)
+        for name in ("data", "licence"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class DetectorReport:
+    """What became of the tensors of a published checkpoint."""
+
+    source: Path
+    layout: str  # detectron2, mmdetection or torchvision
+    info: DetectorInfo
+    renamed: Mapping[str, str]  # name in the file -> ours; all of them are used
+    missing: tuple[str, ...]  # ours that the file lacks, and that start as 0 or 1 (batch norms)
+    left_over: tuple[str, ...]  # names in the file that no detector needs
+
+
+def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = False) -> None:
+    """Write weights and what belongs to them into one safetensors file.
+
+    The file appears under its name only when it is complete. The same weights and information
+    give the same bytes.
+
+    Args:
+        path: ends in .safetensors; its folder is made where it is missing.
+        model: built from `info.preset`, on any device.
+        info: kept as JSON in the file's metadata, under "bpr-detector".
+        half: keep convolutions and linear layers as float16, half the size.
+
+    Raises:
+        ValueError: the ending or the number of categories does not fit, a weight is not a finite
+            number.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name ending in .safetensors, got {path.suffix!r}")
+    if model.categories != len(info.categories):
+        raise ValueError(
+            f"{path}: expected the names of {model.categories} categories, "
+            f"got {len(info.categories)}"
+        )
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        dtype = torch.float16 if half and tensor.ndim > 1 else torch.float32
+        tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
+        if not bool(tensors[key].isfinite().all()):
+            raise ValueError(f"{path}, {key}: expected finite {dtype} weights, got others")
+    about = {
+        "preset": info.preset,
+        "names": info.categories.names,
+        "ids": info.categories.ids,
+        "data": info.data,
+        "licence": info.licence,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        metadata = {_METADATA_KEY: json.dumps(about, sort_keys=True)}
+        # save_file would make the file readable for its owner only
+        temporary.write_bytes(save(tensors, metadata=metadata))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_detector(path: str | Path, preset: str | None = None) -> tuple[Detector, DetectorInfo]:
+    """Read a detector, ours or a published one.
+
+    Args:
+        path: a .safetensors file of `save_detector`, or what `import_detector` reads.
+        preset: of a published one, where the file alone does not tell.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU.
+
+    Raises:
+        ValueError: there is no such file, or it is not what it should be.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _read_own(path)
+    model, report = import_detector(path, preset)
+    return model, report.info
+
+
+def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, DetectorReport]:
+    """Read a checkpoint of detectron2, BMask R-CNN, mmdetection, RefineMask or torchvision.
+
+    Nothing in the file is executed. Every tensor must be used, present and of its shape; only
+    batch norms may lack their statistics, and what no detector needs is left over.
+
+    Args:
+        path: .pth, .pt or .pkl; see `training.published.read_published`.
+        preset: a name of `PRESETS`; otherwise the first that fits the tensors. Those that fit
+            the same tensors differ in training alone.
+
+    Returns:
+        The model in evaluation mode, float32 exactly as in the file; what became of the tensors.
+
+    Raises:
+        ValueError: no such file, damaged, objects other than tensors, other tensors.
+    """
+    path = Path(path)
+    published = read_published(path)
+    layout = find_layout(published.tensors)
+    if layout is None:
+        raise ValueError(
+            f"{path}: expected a detector of detectron2, mmdetection or torchvision, "
+            f"got {_first(list(published.tensors))}"
+        )
+    sha256 = _file_sha256(path)
+    name = preset or _find_preset(path, published, layout, sha256)
+    number = count_categories(published.tensors, layout)
+    if number < 1:
+        raise ValueError(f"{path}: expected the scores of categories in it, got none")
+    with torch.device("meta"):  # no time and no random numbers for weights soon replaced
+        model = build_detector(find_preset(name), number)
+    converted = convert(published.tensors, layout)
+    missing = _fill(path, name, model, converted)
+    info = DetectorInfo(
+        name,
+        published_categories(number, published.classes),
+        data=f"{PRESETS[name].data} by its shapes; imported from {path.name}, sha256 {sha256}",
+        licence="the authors'; the training data's terms apply to the weights",
+    )
+    report = DetectorReport(path, layout, info, converted.renamed, missing, converted.left_over)
+    return model.eval(), report
+
+
+def convert_detector(source: Path, out: Path, preset: str | None = None) -> DetectorReport:
+    """Turn a published checkpoint into our format, every weight exactly as it was.
+
+    Args:
+        source: see `import_detector`.
+        out: see `save_detector`.
+        preset: see `import_detector`.
+
+    Raises:
+        ValueError: from either of the two.
+    """
+    model, report = import_detector(source, preset)
+    save_detector(out, model, report.info)
+    return report
+
+
+def is_detector(published: Published) -> bool:
+    """A checkpoint has the tensors of a detector that we can import."""
+    return find_layout(published.tensors) is not None
+
+
+def _find_preset(path: Path, published: Published, layout: str, sha256: str) -> str:
+    digits, first_weights = _TORCHVISION_V1
+    if sha256.startswith(digits):
+        return first_weights
+    name = recognise(published.tensors, layout)
+    if name is None:
+        raise ValueError(
+            f"{path}: expected a detector with a ResNet-50, ResNet-101 or ResNeXt-101 32x8d and "
+            f"a pyramid that {layout} has published, got another architecture; name the nearest "
+            "preset to see what differs"
+        )
+    return name
+
+
+def _fill(path: Path, preset: str, model: Detector, converted: Converted) -> tuple[str, ...]:
+    """Give tensors to an empty model; returns the names of those that only have a default."""
+    wanted = model.state_dict()
+    given = dict(converted.tensors)
+    absent = [key for key in wanted if key not in given]
+    for key in absent:
+        if key.endswith(("running_mean", "running_var")):
+            make = torch.zeros if key.endswith("mean") else torch.ones
+            given[key] = make(wanted[key].shape, device="cpu")
+    missing = [key for key in absent if key not in given]
+    unexpected = [*converted.unknown, *(key for key in given if key not in wanted)]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: expected the tensors of {preset}, got "
+            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
+        )
+    _check(path, given, wanted)
+    model.load_state_dict(
+        {key: tensor.float().contiguous() for key, tensor in given.items()}, assign=True
+    )
+    return tuple(absent)
+
+
+def _check(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """ValueError unless the tensors are finite and have the shapes of those wanted."""
+    for key, tensor in given.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(
+                f"{path}, {key}: expected shape {tuple(wanted[key].shape)}, "
+                f"got {tuple(tensor.shape)}"
+            )
+        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path}, {key}: expected finite floating-point numbers, got others")
+
+
+def _read_own(path: Path) -> tuple[Detector, DetectorInfo]:
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file with weights, got no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a complete safetensors file, got {error}") from error
+    if _METADATA_KEY not in metadata:
+        kind = "of a refiner" if "bpr" in metadata else "of something else"
+        raise ValueError(f"{path}: expected weights of a detector, got weights {kind}")
+    info = _parse_info(path, metadata[_METADATA_KEY])
+    with torch.device("meta"):
+        model = build_detector(find_preset(info.preset), len(info.categories))
+    wanted = model.state_dict()
+    missing = [key for key in wanted if key not in tensors]
+    unexpected = [key for key in tensors if key not in wanted]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: expected the tensors of {info.preset}, got "
+            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
+        )
+    _check(path, tensors, wanted)
+    model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
+    return model.eval(), info
+
+
+def _parse_info(path: Path, text: str) -> DetectorInfo:
+    try:
+        values: Any = json.loads(text)
+        names, ids = (tuple(values.pop(key)) for key in ("names", "ids"))
+        return DetectorInfo(categories=Categories(names, ids), **values)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = str(error) if type(error) is ValueError else text[:200]
+        raise ValueError(f"{path}, metadata: expected a detector's, got {reason}") from error
+
+
+def _first(keys: list[str]) -> str:
+    if not keys:
+        return "none"
+    rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + rest
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
