@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.version import VERSION
 from refiner.predictor import LoadedPredictor, load_predictor
-from service import openapi, pages
+from service import label_studio, openapi, pages
 from service.answers import MEDIA_TYPES, choose_media_type
 from service.forms import read_upload
 from service.gate import Gate
@@ -76,7 +76,11 @@ def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI
     )
     app.state.gate = gate
     app.add_middleware(
-        Guard, settings=settings, gate=gate, metrics=metrics, costly=frozenset({REFINE})
+        Guard,
+        settings=settings,
+        gate=gate,
+        metrics=metrics,
+        costly=frozenset({REFINE, label_studio.PREDICT}),
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -89,6 +93,8 @@ def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI
     _add_problem_handlers(app)
     _add_refine(app, settings)
     _add_operation(app, gate, metrics, model)
+    if settings.label_studio_url is not None:
+        label_studio.add_routes(app, settings, predictor.name)
     pages.add_routes(app)
     openapi.complete(app, has_keys=bool(settings.api_keys))
     return app

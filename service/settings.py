@@ -107,6 +107,18 @@ class ServiceSettings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins of other sites' pages that may call the API, with commas between"
     )
+    label_studio_url: str | None = Field(
+        None,
+        description="address of a Label Studio that this service is an ML backend of; unset: it "
+        "is none",
+    )
+    label_studio_api_key: SecretStr | None = Field(
+        None, description="token of a user there, to fetch the images of tasks with"
+    )
+    label_studio_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="other origins that images of tasks may be fetched from, with commas between",
+    )
     ray_address: str | None = Field(
         None,
         description="run on a Ray cluster: host:port, auto for the one of this machine, local to "
@@ -120,14 +132,21 @@ class ServiceSettings(BaseSettings):
         "info", description="least severity that is logged"
     )
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "cors_origins", "label_studio_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("cors_origins")
+    @field_validator("label_studio_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError(f"expected an address like https://example.org, got {url}")
+        return url.rstrip("/") if url is not None else None
+
+    @field_validator("cors_origins", "label_studio_origins")
     @classmethod
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
@@ -172,6 +191,8 @@ class ServiceSettings(BaseSettings):
         shown = {name: getattr(self, name) for name in type(self).model_fields}
         if self.api_keys:
             shown["api_keys"] = f"{len(self.api_keys)}, not shown"
+        if self.label_studio_api_key is not None:
+            shown["label_studio_api_key"] = "not shown"
         return [f"{name} = {value}" for name, value in shown.items()]
 
 
