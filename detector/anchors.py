@@ -28,9 +28,7 @@ class PyramidAnchors(AnchorGenerator):
 
     def __init__(self, exact: bool) -> None:
         self._exact = exact
-        super().__init__(
-            tuple((side,) for side in SIDES), tuple(ASPECT_RATIOS for _ in SIDES)
-        )
+        super().__init__(tuple((side,) for side in SIDES), tuple(ASPECT_RATIOS for _ in SIDES))
 
     def generate_anchors(
         self,

@@ -76,18 +76,14 @@ class BMaskBranch(MaskBranch[Mapping[str, Tensor]]):
         self, features: Mapping[str, Tensor], rois: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(N, 28, 28) logits of masks and of their boundaries."""
-        masks, boundaries = self.head(
-            self.pool(features, rois), self.boundary_pool(features, rois)
-        )
+        masks, boundaries = self.head(self.pool(features, rois), self.boundary_pool(features, rois))
         return at_label(masks, labels - 1), at_label(boundaries, labels - 1)
 
     def logits(self, prepared: Mapping[str, Tensor], rois: Tensor, labels: Tensor) -> Tensor:
         """(N, 28, 28)."""
         return self.both_logits(prepared, rois, labels)[0]
 
-    def losses(
-        self, prepared: Mapping[str, Tensor], positives: Positives
-    ) -> dict[str, Tensor]:
+    def losses(self, prepared: Mapping[str, Tensor], positives: Positives) -> dict[str, Tensor]:
         """Cross entropy of masks, and `boundary_loss`."""
         logits = self.both_logits(prepared, positives.rois, positives.labels)
         (target,) = mask_targets(positives, (28,))

@@ -26,7 +26,7 @@ _COCO_NAMES = (
     "chair,couch,potted plant,bed,,dining table,,,toilet,,tv,laptop,mouse,remote,keyboard,"
     "cell phone,microwave,oven,toaster,sink,refrigerator,,book,clock,vase,scissors,teddy bear,"
     "hair drier,toothbrush"
-).split(",")
+).split(",")  # noqa: SIM905
 """By category id - 1; ids that no object has are empty."""
 
 COCO = {name: number for number, name in enumerate(_COCO_NAMES, 1) if name}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.presets import DETECTRON2, PRESETS, Preset
+from detector.presets import PRESETS, Preset
 
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -176,12 +176,10 @@ def recognise(tensors: Mapping[str, Tensor], layout: str) -> str | None:
 
 def layout_of(preset: Preset) -> str:
     """In whose layout weights of a preset were published; ours are in none."""
-    conventions = preset.conventions
     if preset.data == "any":
         return ""
-    if conventions.image_mean == DETECTRON2.image_mean:
-        return "detectron2"
-    return "mmdetection" if conventions.exact_geometry else "torchvision"
+    owners = {"pillow": "detectron2", "opencv": "mmdetection", "torchvision": "torchvision"}
+    return owners[preset.conventions.resize]
 
 
 def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:

@@ -99,9 +99,7 @@ class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
         maps: Tensor = self.mask_predictor(self.mask_head(self.pool(prepared, rois)))
         return at_label(maps, labels)
 
-    def losses(
-        self, prepared: Mapping[str, Tensor], positives: Positives
-    ) -> dict[str, Tensor]:
+    def losses(self, prepared: Mapping[str, Tensor], positives: Positives) -> dict[str, Tensor]:
         """Cross entropy of the object's category."""
         logits = self.logits(prepared, positives.rois, positives.labels)
         (target,) = mask_targets(positives, (logits.shape[-1],))
@@ -120,9 +118,7 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits.float(), target.float())
 
 
-def mask_targets(
-    positives: Positives, sides: Sequence[int], clip: bool = False
-) -> list[Tensor]:
+def mask_targets(positives: Positives, sides: Sequence[int], clip: bool = False) -> list[Tensor]:
     """What masks should be in boxes: the objects' own masks, cropped and resized.
 
     They are cut from masks as they came, not from masks resized with the image: their boundaries

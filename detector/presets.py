@@ -34,16 +34,8 @@ class Conventions:
     rpn_beta: float = 0.0  # where the loss of boxes turns from L2 to L1; 0 is L1
 
 
-DETECTRON2 = Conventions(
-    image_mean=(123.675 / 255, 116.28 / 255, 103.53 / 255),
-    image_std=(1 / 255, 1 / 255, 1 / 255),
-    stride_in_1x1=True,
-)
-DETECTRON2_RESNEXT = replace(
-    DETECTRON2,
-    image_std=(58.395 / 255, 57.12 / 255, 57.375 / 255),
-    stride_in_1x1=False,
-)
+DETECTRON2 = Conventions(image_std=(1 / 255, 1 / 255, 1 / 255), stride_in_1x1=True)
+DETECTRON2_RESNEXT = Conventions()
 MMDETECTION = Conventions(
     resize="opencv", top_by_logit=False, nms_by_logit=False, clamp_shrinking=True
 )
