@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detector.mask_branch import MaskBranch, Positives, at_label, mask_loss, mask_targets
+from detector.mask_branch import (
+    MaskBranch,
+    Positives,
+    at_label,
+    init_convolution,
+    mask_loss,
+    mask_targets,
+)
 from detector.pooling import PyramidPool
 from detector.presets import Preset
 
@@ -37,12 +44,9 @@ class BoundaryPreservingHead(nn.Module):
         self.boundary_deconv = nn.ConvTranspose2d(channels, channels, 2, 2)
         self.boundary_predictor = nn.Conv2d(channels, categories, 1)
         predictors = (self.mask_predictor, self.boundary_predictor)
-        for layer in self.children():
-            if layer in predictors:
-                nn.init.normal_(layer.weight, std=0.001)
-            else:
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                init_convolution(layer, std=0.001 if layer in predictors else None)
 
     def forward(self, mask: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, 14, 14) and (N, C, 28, 28) -> logits of masks and boundaries, (N, K, 28, 28)."""

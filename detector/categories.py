@@ -17,7 +17,7 @@ CITYSCAPES = {
 }
 """Name -> label id, in the order of the detectors' labels."""
 
-_COCO_NAMES = (
+_COCO_NAMES = (  # noqa: SIM905 (eighty lines otherwise)
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,,"
     "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,,"
     "backpack,umbrella,,,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,"
@@ -26,7 +26,7 @@ _COCO_NAMES = (
     "chair,couch,potted plant,bed,,dining table,,,toilet,,tv,laptop,mouse,remote,keyboard,"
     "cell phone,microwave,oven,toaster,sink,refrigerator,,book,clock,vase,scissors,teddy bear,"
     "hair drier,toothbrush"
-).split(",")  # noqa: SIM905
+).split(",")
 """By category id - 1; ids that no object has are empty."""
 
 COCO = {name: number for number, name in enumerate(_COCO_NAMES, 1) if name}

@@ -88,7 +88,7 @@ class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
         self.mask_head = MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=norm)
         # torchvision has a map for the background too
         self.mask_predictor = MaskRCNNPredictor(channels, channels, categories + 1)
-        nn.init.normal_(self.mask_predictor.mask_fcn_logits.weight, std=0.001)
+        init_convolution(self.mask_predictor.mask_fcn_logits, std=0.001)
 
     def prepare(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """There is nothing to prepare."""
@@ -104,6 +104,16 @@ class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
         logits = self.logits(prepared, positives.rois, positives.labels)
         (target,) = mask_targets(positives, (logits.shape[-1],))
         return {"loss_mask": mask_loss(logits, target)}
+
+
+def init_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, std: float | None = None) -> None:
+    """Random weights of a standard deviation, or as large as ReLU needs (MSRA), and no bias."""
+    if std is None:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def at_label(maps: Tensor, labels: Tensor) -> Tensor:

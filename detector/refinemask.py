@@ -11,7 +11,14 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from detector.boundary_band import TRAIN_WIDTH, boundary_band, merge, upsample
-from detector.mask_branch import MaskBranch, Positives, at_label, mask_loss, mask_targets
+from detector.mask_branch import (
+    MaskBranch,
+    Positives,
+    at_label,
+    init_convolution,
+    mask_loss,
+    mask_targets,
+)
 from detector.pooling import LEVELS, PyramidPool
 from detector.presets import Preset
 
@@ -25,17 +32,25 @@ _START = 1  # the first stage whose mask is used
 _STRIDE = LEVELS["0"]
 
 
+class _ReluConv2d(nn.Conv2d):
+    """A convolution and ReLU."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
 class _Convolution(nn.Module):
-    """A convolution in a box of its own, as mmcv's checkpoints have it, and ReLU."""
+    """A convolution and ReLU, one level down in checkpoints as mmcv has it."""
 
     def __init__(self, inputs: int, outputs: int, side: int = 3, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = _ReluConv2d(
             inputs, outputs, side, padding=dilation * (side // 2), dilation=dilation
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).relu()  # type: ignore[no-any-return]
+        drawn: Tensor = self.conv(x)
+        return drawn
 
 
 class _MultiBranchFusion(nn.Module):
@@ -61,22 +76,13 @@ class RefineStage(nn.Module):
 
     def __init__(self, semantic: int, channels: int, categories: int) -> None:
         super().__init__()
-        self.semantic_transform_in = nn.Conv2d(semantic, channels, 1)
-        self.semantic_transform_out = nn.Conv2d(channels, channels, 1)
+        self.semantic_transform_in = _ReluConv2d(semantic, channels, 1)
+        self.semantic_transform_out = _ReluConv2d(channels, channels, 1)
         self.instance_logits = nn.Conv2d(channels, categories, 1)
         self.fuse_conv = nn.Sequential(
-            nn.Conv2d(2 * channels + 2, channels, 1), _MultiBranchFusion(channels)
+            _ReluConv2d(2 * channels + 2, channels, 1), _MultiBranchFusion(channels)
         )
-        self.fuse_transform_out = nn.Conv2d(channels, channels // 2 - 2, 1)
-        layers = (
-            self.semantic_transform_in,
-            self.semantic_transform_out,
-            self.fuse_conv[0],
-            self.fuse_transform_out,
-        )
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        self.fuse_transform_out = _ReluConv2d(channels, channels // 2 - 2, 1)
 
     def forward(
         self,
@@ -101,9 +107,9 @@ class RefineStage(nn.Module):
         side = instance.shape[-1]
         logits = at_label(self.instance_logits(instance), indices)[:, None]
         masks = torch.cat([logits.sigmoid(), _pool(semantic_mask, rois, side)], dim=1)
-        seen = self.semantic_transform_out(_pool(semantic, rois, side)).relu()
+        seen = self.semantic_transform_out(_pool(semantic, rois, side))
         fused = self.fuse_conv(torch.cat([instance, seen, masks], dim=1))
-        fused = self.fuse_transform_out(fused).relu()
+        fused = self.fuse_transform_out(fused)
         fused = functional.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
         masks = functional.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=True)
         return logits[:, 0], torch.cat([fused, masks], dim=1)
@@ -142,20 +148,17 @@ class RefineMaskHead(nn.Module):
             RefineStage(channels, channels >> number, categories) for number in range(3)
         )
         self.final_instance_logits = nn.Conv2d(channels >> 3, 1 if agnostic_last else categories, 1)
-        for module in self.modules():
-            if isinstance(module, _Convolution):
-                nn.init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.conv.bias)
-        drawn = [stage.instance_logits for stage in self.stages]
-        for layer in (self.semantic_logits, self.final_instance_logits, *drawn):
-            # the reference's larger ones start with losses over 100
-            nn.init.normal_(layer.weight, std=0.001)
-            nn.init.zeros_(layer.bias)
+        for layer in self.modules():
+            if isinstance(layer, _ReluConv2d):
+                init_convolution(layer)
+            elif isinstance(layer, nn.Conv2d):
+                # the reference's larger ones start with losses over 100
+                init_convolution(layer, std=0.001)
 
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
         """See whole images, once."""
         seen = self.semantic_convs(features["0"])
-        by_stage = tuple(stage.semantic_transform_in(seen).relu() for stage in self.stages)
+        by_stage = tuple(stage.semantic_transform_in(seen) for stage in self.stages)
         return SemanticMaps(features, by_stage, self.semantic_logits(seen))
 
     def forward(
