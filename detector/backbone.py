@@ -23,9 +23,9 @@ class AffineBatchNorm2d(FrozenBatchNorm2d):
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps)
-        del self.weight, self.bias
-        self.weight = nn.Parameter(torch.ones(num_features))
-        self.bias = nn.Parameter(torch.zeros(num_features))
+        for name, value in (("weight", 1.0), ("bias", 0.0)):
+            delattr(self, name)  # a buffer
+            self.register_parameter(name, nn.Parameter(torch.full((num_features,), value)))
 
 
 def make_norm(kind: str, eps: float) -> Norm | None:

@@ -63,10 +63,11 @@ class BoxStage(nn.Module):
                 make_norm(preset.head_norm, preset.conventions.norm_eps),
             )
         else:
-            self.head = TwoMLPHead(inputs * POOLED**2, features)
-            for layer in (self.head.fc6, self.head.fc7):
+            head = TwoMLPHead(inputs * POOLED**2, features)
+            for layer in (head.fc6, head.fc7):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
                 nn.init.zeros_(layer.bias)
+            self.head = head
         self.predictor = BoxPredictor(features, categories, preset.cascade)
         weights = tuple(weight * (number + 1) for weight in WEIGHTS)
         self.coder = ClampedBoxCoder(

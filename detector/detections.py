@@ -75,7 +75,7 @@ def paste(probability: Tensor, box: Tensor, size: tuple[int, int]) -> PastedMask
         - 1
         for start, end, low in ((top, bottom, 1), (left, right, 0))
     )
-    grid = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), dim=-1)
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
     pasted = functional.grid_sample(
         probability[None, None].float(), grid[None], align_corners=False
     )

@@ -78,7 +78,7 @@ _TORCHVISION: list[_Rule] = [
     (r"^roi_heads\.(mask_head|mask_predictor)\.", r"roi_heads.mask_branch.\1."),
     (r"^roi_heads\.box_(head|predictor)\.", r"roi_heads.box_stages.0.\1."),
 ]
-_FCN_OF = {
+_FCN_OF: dict[str, list[_Rule]] = {
     "detectron2": [
         (
             r"^roi_heads\.mask_head\.mask_fcn(\d)\.(.*)$",
@@ -230,7 +230,7 @@ def _reordered(name: str, tensor: Tensor, layout: str) -> Tensor:
 
 def _mask_rules(layout: str, branch: str) -> list[_Rule]:
     if branch == "fcn":
-        return list(_FCN_OF[layout])
+        return _FCN_OF[layout]
     return [(r"^roi_heads?\.mask_head\.", "roi_heads.mask_branch.head.")]
 
 

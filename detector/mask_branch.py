@@ -71,7 +71,7 @@ class MaskBranch(nn.Module, ABC, Generic[Prepared]):
             .sigmoid()
             for start in range(0, max(len(rois), 1), BATCH)
         ]
-        return list(torch.cat(drawn).split(counts))
+        return list(torch.split(torch.cat(drawn), counts))
 
 
 class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
@@ -159,7 +159,7 @@ def mask_targets(positives: Positives, sides: Sequence[int], clip: bool = False)
             boxes = torch.minimum(boxes.clamp(min=0), limit)
         boxes = boxes * scale
         # one mask at a time: all of them as float32 may be gigabytes
-        for number in positives.objects[here].unique().tolist():
+        for number in sorted(set(positives.objects[here].tolist())):
             chosen = torch.where(positives.objects[here] == number)[0]
             mask = masks[number][None, None].to(torch.float32)
             for side, target in zip(sides, targets, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from detector.schedule import Schedule
 
@@ -79,14 +79,14 @@ class Preset:
     published: bool = field(default=True, compare=False)  # there are weights of the authors
 
 
-def _detectron2(rounds: Literal["1x", "3x"], **fields: object) -> Preset:
+def _detectron2(rounds: Literal["1x", "3x"], **fields: Any) -> Preset:
     steps, *drops = {"1x": (90_000, 60_000, 80_000), "3x": (270_000, 210_000, 250_000)}[rounds]
     schedule = Schedule(steps, 16, 0.02, tuple(drops), clip_norm=math.inf)
-    return replace(Preset(schedule, train_sizes=range(640, 801, 32)), **fields)  # type: ignore[arg-type]
+    return replace(Preset(schedule, train_sizes=range(640, 801, 32)), **fields)
 
 
-def _detectron2_cityscapes(**fields: object) -> Preset:
-    return replace(  # type: ignore[arg-type]
+def _detectron2_cityscapes(**fields: Any) -> Preset:
+    return replace(
         Preset(
             Schedule(24_000, 8, 0.01, (18_000,), clip_norm=math.inf),
             data="cityscapes",
@@ -98,30 +98,26 @@ def _detectron2_cityscapes(**fields: object) -> Preset:
     )
 
 
-def _bmask(preset: Preset, **fields: object) -> Preset:
-    return replace(  # type: ignore[arg-type]
-        preset, mask_branch="bmask", train_on_predicted_boxes=True, **fields
-    )
+def _bmask(preset: Preset, **fields: Any) -> Preset:
+    return replace(preset, mask_branch="bmask", train_on_predicted_boxes=True, **fields)
 
 
 def _cascade(preset: Preset) -> Preset:
     return replace(preset, cascade=True, train_proposals=2000, train_on_predicted_boxes=False)
 
 
-def _mmdetection(epochs: Literal[12, 24], **fields: object) -> Preset:
+def _mmdetection(epochs: Literal[12, 24], **fields: Any) -> Preset:
     epoch = 117_266 // 16  # COCO's images with objects, 16 a step
     drops = {12: (8, 11), 24: (16, 22)}[epochs]
     schedule = Schedule(
         epochs * epoch, 16, 0.02, tuple(drop * epoch for drop in drops), 500, clip_norm=math.inf
     )
-    return replace(  # type: ignore[arg-type]
-        Preset(schedule, conventions=MMDETECTION, norm="affine"), **fields
-    )
+    return replace(Preset(schedule, conventions=MMDETECTION, norm="affine"), **fields)
 
 
-def _refinemask(epochs: Literal[12, 24], **fields: object) -> Preset:
+def _refinemask(epochs: Literal[12, 24], **fields: Any) -> Preset:
     plain = _mmdetection(epochs)
-    return replace(  # type: ignore[arg-type]
+    return replace(
         plain,
         schedule=replace(plain.schedule, clip_norm=35.0),
         mask_branch="refinemask",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,8 @@ class RefineMaskHead(nn.Module):
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
         """See whole images, once."""
         seen = self.semantic_convs(features["0"])
-        by_stage = tuple(stage.semantic_transform_in(seen) for stage in self.stages)
+        stages = cast(Iterable[RefineStage], self.stages)
+        by_stage = tuple(stage.semantic_transform_in(seen) for stage in stages)
         return SemanticMaps(features, by_stage, self.semantic_logits(seen))
 
     def forward(
@@ -204,7 +205,8 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
         """`instance_loss`, and cross entropy of where any object is."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
         targets = mask_targets(positives, SIDES, clip=True)
-        semantic = semantic_target(positives, prepared.logits.shape[-2:])
+        height, width = prepared.logits.shape[-2:]
+        semantic = semantic_target(positives, (height, width))
         return {
             "loss_instance": instance_loss(logits, targets),
             "loss_semantic": mask_loss(prepared.logits[:, 0], semantic),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,9 @@ class DetectorHeads(RoIHeads):
         counts = [len(of_image) for of_image in proposals]
         found = [
             self._best(*of_image)
-            for of_image in zip(boxes.split(counts), probability.split(counts), sizes, strict=True)
+            for of_image in zip(
+                torch.split(boxes, counts), torch.split(probability, counts), sizes, strict=True
+            )
         ]
         chosen_boxes, scores, labels = (list(values) for values in zip(*found, strict=True))
         return chosen_boxes, scores, labels
@@ -115,7 +117,7 @@ class DetectorHeads(RoIHeads):
         """
         boxes, probabilities = list(proposals), []
         decoded = torch.cat(boxes)[:, None]
-        for number, stage in enumerate(self.box_stages):
+        for number, stage in enumerate(self._stages()):
             if number:
                 boxes = _clipped(decoded[:, 0], [len(of_image) for of_image in boxes], sizes)
             rois = indexed(boxes)
@@ -147,33 +149,33 @@ class DetectorHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         assert targets is not None  # GeneralizedRCNN has looked
         boxes, objects, labels, offsets = self.select_training_samples(proposals, targets)
-        losses = {}
         sampled = boxes, objects, labels
-        for number, stage in enumerate(self.box_stages):
-            if number:
-                boxes, objects, labels, offsets = self._relabel(
-                    _clipped(decoded[:, 0].detach(), [len(b) for b in boxes], sizes),  # noqa: F821
-                    stage,
-                    targets,
-                )
+        stages = self._stages()
+        losses = {}
+        for number, stage in enumerate(stages):
             rois = indexed(boxes)
             pooled = self.box_pool(features, rois)
-            if pooled.requires_grad and len(self.box_stages) > 1:
+            if pooled.requires_grad and len(stages) > 1:
                 # the stages share the features: together they pull as one
-                pooled.register_hook(lambda gradient: gradient / len(self.box_stages))
+                pooled.register_hook(lambda gradient: gradient / len(stages))
             logits, deltas = stage(pooled)
-            decoded = stage.decode(deltas, rois[:, 1:])
             category, box = box_losses(
                 logits, deltas, torch.cat(labels), torch.cat(offsets), self._preset.box_beta
             )
-            suffix = f"_{number + 1}" if len(self.box_stages) > 1 else ""
+            suffix = f"_{number + 1}" if len(stages) > 1 else ""
             losses[f"loss_classifier{suffix}"] = category * self._preset.box_loss_weight
             losses[f"loss_box_reg{suffix}"] = box * self._preset.box_loss_weight
+            decoded = stage.decode(deltas.detach(), rois[:, 1:])
+            if number + 1 < len(stages):
+                clipped = _clipped(decoded[:, 0], [len(of_image) for of_image in boxes], sizes)
+                boxes, objects, labels, offsets = self._relabel(
+                    clipped, stages[number + 1], targets
+                )
         boxes, objects, labels = sampled
         rois, chosen = indexed(boxes), torch.cat(labels)
         if self._preset.train_on_predicted_boxes:
             column = chosen[:, None, None].expand(-1, 1, 4)
-            rois = torch.cat([rois[:, :1], decoded.detach().gather(1, column)[:, 0]], dim=1)
+            rois = torch.cat([rois[:, :1], decoded.gather(1, column)[:, 0]], dim=1)
         positive = torch.where(chosen > 0)[0]
         positives = Positives(
             rois[positive],
@@ -185,6 +187,9 @@ class DetectorHeads(RoIHeads):
         )
         losses.update(self.mask_branch.losses(self.mask_branch.prepare(features), positives))
         return losses
+
+    def _stages(self) -> list[BoxStage]:
+        return [cast(BoxStage, stage) for stage in self.box_stages]
 
     def _relabel(
         self, boxes: list[Tensor], stage: BoxStage, targets: list[dict[str, Tensor]]
@@ -212,5 +217,5 @@ def _clipped(boxes: Tensor, counts: Sequence[int], sizes: Sequence[Size]) -> lis
     """Boxes of all images in a row -> of each image, inside it."""
     return [
         clip_boxes_to_image(of_image, size)
-        for of_image, size in zip(boxes.split(list(counts)), sizes, strict=True)
+        for of_image, size in zip(torch.split(boxes, list(counts)), sizes, strict=True)
     ]

@@ -45,7 +45,7 @@ class DetectorTransform(GeneralizedRCNNTransform):
             ]
         return ImageList(self.batch_images(resized, self.size_divisible), sizes), targets
 
-    def postprocess(  # type: ignore[override]
+    def postprocess(
         self,
         result: list[dict[str, Tensor]],
         image_shapes: list[Size],
@@ -90,11 +90,12 @@ def resized_size(size: Size, shorter: int, longest: int, kind: str) -> Size:
     height, width = size
     if kind == "pillow":  # detectron2: a long image is scaled twice
         scale = shorter / min(size)
-        exact = (shorter, scale * width) if height < width else (scale * height, shorter)
-        if max(exact) > longest:
-            scale = longest / max(exact)
-            exact = (exact[0] * scale, exact[1] * scale)
-        return int(exact[0] + 0.5), int(exact[1] + 0.5)
+        rows, columns = height * scale, width * scale
+        rows, columns = (shorter, columns) if height < width else (rows, shorter)
+        if max(rows, columns) > longest:
+            scale = longest / max(rows, columns)
+            rows, columns = rows * scale, columns * scale
+        return int(rows + 0.5), int(columns + 0.5)
     if kind == "opencv":
         scale = min(longest / max(size), shorter / min(size))
         return int(height * scale + 0.5), int(width * scale + 0.5)
