@@ -19,6 +19,7 @@ COMMANDS = {
     "refine": "sharpen the masks of a prediction folder, a COCO results json or mask files",
     "extract": "cut a patch dataset for training from predictions and ground truth",
     "evaluate": "say with the field's metrics what refinement did, and where it did harm",
+    "cvat": "refine the masks and polygons of a CVAT task, and push them back",
     "serve": "answer POST /refine over HTTP, with a page to see it work",
     "train-refiner": "train the patch network on photographs with instance maps",
     "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",

@@ -1,0 +1,163 @@
+"""Refine the masks and polygons of a CVAT task, and push them back.
+
+bpr cvat 42 --host https://cvat.example.org --token-file token --backup before.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import write_atomically
+from pipeline.formats.polygons import MAX_TOLERANCE
+from scripts.main import INPUT_FAILED
+from scripts.options import parse_path, print_some
+from scripts.progress import ProgressLine
+from scripts.refine import add_refine_options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr cvat`."""
+    parser.add_argument("id", type=int, metavar="ID", help="of the task, as its address has it")
+    parser.add_argument("--job", action="store_true", help="ID is that of a job")
+    parser.add_argument(
+        "--host", required=True, metavar="URL", help="of CVAT: https://cvat.example.org"
+    )
+    login = parser.add_mutually_exclusive_group(required=True)
+    login.add_argument(
+        "--token-file", type=parse_path, metavar="FILE", help="file with a personal access token"
+    )
+    login.add_argument("--user", metavar="NAME", help="asks for the password")
+    parser.add_argument(
+        "--backup",
+        type=parse_path,
+        required=True,
+        metavar="FILE",
+        help="json file for the annotations as they are before; never overwritten",
+    )
+    parser.add_argument(
+        "--restore", action="store_true", help="put the annotations of --backup back; that is all"
+    )
+    parser.add_argument(
+        "--frames", type=_frames, metavar="0-9,17", help="of these frames alone (default: all)"
+    )
+    parser.add_argument(
+        "--polygon-tolerance",
+        type=float,
+        metavar="PX",
+        help="keep polygons polygons, within so many pixels of the refined outlines (default: "
+        "they become masks)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="push nothing")
+    add_refine_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Refine; 1 where some frames failed."""
+    _check(arguments)
+    try:
+        from cvat_sdk import exceptions, make_client
+        from urllib3.exceptions import HTTPError
+    except ImportError as error:
+        raise ValueError(f"expected pip install 'bpr[cvat]', got: {error.msg}") from None
+    try:
+        with make_client(
+            arguments.host,
+            access_token=_token(arguments.token_file),
+            credentials=(arguments.user, getpass.getpass()) if arguments.user else None,
+        ) as client:
+            entities = client.jobs if arguments.job else client.tasks
+            return _run(arguments, entities.retrieve(arguments.id))
+    except exceptions.ApiException as error:
+        what = "job" if arguments.job else "task"
+        raise ValueError(
+            f"{arguments.host}, {what} {arguments.id}: expected an answer, got status "
+            f"{error.status} ({error.reason})"
+        ) from None
+    except (HTTPError, exceptions.OpenApiException, exceptions.CvatSdkException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--host: expected CVAT at {arguments.host}, got: {reason}") from None
+
+
+def _run(arguments: argparse.Namespace, entity: Any) -> int:
+    from pipeline import cvat
+    from pipeline.refiner import load_refiner
+
+    if arguments.restore:
+        cvat.restore(entity, arguments.backup.read_bytes())
+        print(f"The annotations of {arguments.backup} are back.")
+        return 0
+    before = cvat.fetch_annotations(entity)
+    write_atomically(arguments.backup, before)
+    by_frame = cvat.group_by_frame(json.loads(before)["shapes"], arguments.frames)
+    refiner = load_refiner(
+        arguments.weights,
+        arguments.device,
+        arguments.backend,
+        arguments.patch_size,
+        arguments.padding,
+        arguments.nms_iou,
+        arguments.compat,
+    )
+
+    def fetch(frame: int) -> bytes:
+        content: bytes = entity.get_frame(frame, quality="original").read()
+        return content
+
+    frames = []
+    with ProgressLine("frames", len(by_frame)) as line:
+        for refined in cvat.refine_frames(by_frame, fetch, refiner, arguments.polygon_tolerance):
+            frames.append(refined)
+            line.show(len(frames), f"{sum(len(one.changed) for one in frames)} shapes changed")
+    changed = [shape for refined in frames for shape in refined.changed]
+    if changed and not arguments.dry_run:
+        cvat.push_shapes(entity, changed)
+    failed = [f"frame {one.frame}: {one.reason}" for one in frames if one.reason]
+    print(
+        f"{len(changed)} of {sum(one.num_shapes for one in frames)} shapes in {len(frames)} frames "
+        f"changed ({sum(one.changed_pixels for one in frames)} pixels), {len(failed)} frames "
+        f"failed{'; nothing pushed' if arguments.dry_run else ''}. Backup: {arguments.backup}"
+    )
+    print_some("failed", failed, "")
+    return INPUT_FAILED if failed else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    tolerance = arguments.polygon_tolerance
+    if tolerance is not None and not 0 <= tolerance <= MAX_TOLERANCE:
+        raise ValueError(
+            f"--polygon-tolerance: expected pixels in 0..{MAX_TOLERANCE:g}, got {tolerance:g}"
+        )
+    if arguments.restore and not arguments.backup.is_file():
+        raise ValueError(
+            f"--backup: expected a backup to restore, found no file {arguments.backup}"
+        )
+    if not arguments.restore and arguments.backup.exists():
+        raise ValueError(
+            f"--backup: expected a new file, but {arguments.backup} exists; it may hold what was "
+            "there before an earlier run"
+        )
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    token = path.read_text().strip()
+    if not token:
+        raise ValueError(f"--token-file: expected a token in {path}, got an empty file")
+    return token
+
+
+def _frames(text: str) -> frozenset[int]:
+    """`0-9,17` as numbers."""
+    frames: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            frames.update(range(int(first), int(last or first) + 1))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected frames as 0-9,17, got {text!r}") from None
+    return frozenset(frames)
