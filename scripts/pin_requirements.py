@@ -9,7 +9,12 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"run": ["openvino"], "dev": ["all", "dev"]}
+EXTRAS = {
+    "run": ["openvino"],
+    "serve": ["openvino", "serve"],
+    "cluster": ["detect", "openvino", "serve-ray", "stores"],
+    "dev": ["all", "dev"],
+}
 COMPILE = (
     *("uv", "pip", "compile", "--universal", "--generate-hashes", "--python-version", "3.10"),
     *("--no-emit-index-url", "--no-annotate", "--quiet"),
@@ -18,7 +23,10 @@ COMPILE = (
 
 
 def main() -> None:
-    """Write requirements/*.txt for every supported Python: to run, to develop, and uv itself."""
+    """Write requirements/*.txt for every supported Python: one per use, and uv itself.
+
+    `serve` and `cluster` are what the images of docker/ hold.
+    """
     for name, extras in EXTRAS.items():
         words = [word for extra in extras for word in ("--extra", extra)]
         compile_("pyproject.toml", *words, "--output-file", f"requirements/{name}.txt")
