@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from detector.backbone import PyramidBackbone
+from detector.backbone import make_backbone
 from detector.presets import Preset
 from detector.proposals import ProposalNetwork
 from detector.roi_heads import DetectorHeads
@@ -29,7 +29,7 @@ class Detector(GeneralizedRCNN):
         if categories < 1:
             raise ValueError(f"categories: expected an int > 0, got {categories}")
         super().__init__(
-            PyramidBackbone(preset),
+            make_backbone(preset),
             ProposalNetwork(preset),
             DetectorHeads(preset, categories),
             DetectorTransform(preset),

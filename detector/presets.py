@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from detector.schedule import Schedule
 
+TIMM = {"efficientnet_lite0": "tf_efficientnet_lite0"}
+"""Backbones that torchvision lacks: our name -> timm's."""
+
 CITYSCAPES_EPOCH = 2965  # steps of 8 images: each of the 2965 images with objects, 8 times
 
 
@@ -55,7 +58,7 @@ class Preset:
     schedule: Schedule
     mask_branch: Literal["fcn", "bmask", "refinemask"] = "fcn"
     cascade: bool = False  # three box stages instead of one
-    backbone: str = "resnet50"  # a function of torchvision.models.resnet
+    backbone: str = "resnet50"  # a function of torchvision.models.resnet, or a name of TIMM
     conventions: Conventions = DETECTRON2
     data: Literal["coco", "cityscapes", "lvis", "any"] = "coco"  # what it was made for
     norm: Literal["frozen", "affine", "group"] = "frozen"  # affine: statistics are frozen
@@ -70,6 +73,7 @@ class Preset:
     test_size: int = 800  # shorter side
     max_size: int = 1333  # longer side, never exceeded
     train_proposals: int = 1000  # of an image; 1000 in inference
+    train_samples: int = 512  # of these and the objects, for the second stage
     train_on_predicted_boxes: bool = False  # masks learn in boxes of the box head
     box_loss_weight: float = 1.0  # of categories and boxes in the second stage
     box_beta: float = 0.0  # as rpn_beta
@@ -152,6 +156,23 @@ PRESETS: Mapping[str, Preset] = {
         max_size=640,
         published=False,
     ),
+    # for a CPU, and a few hundred photographs: wants an ImageNet backbone to start from
+    "lite": Preset(
+        Schedule(12_000, 4, 0.01, (9_000, 11_000), warmup_steps=300, clip_norm=10.0),
+        backbone="efficientnet_lite0",
+        conventions=Conventions(image_mean=(0.5,) * 3, image_std=(0.5,) * 3),
+        data="any",
+        norm="affine",
+        head_norm="group",
+        channels=128,
+        box_features=512,
+        train_sizes=range(160, 257, 16),
+        test_size=224,
+        max_size=400,
+        train_proposals=300,
+        train_samples=96,
+        published=False,
+    ),
     "mask_rcnn_R_50_FPN_1x": _MASK_R50,
     "mask_rcnn_R_50_FPN_3x": _detectron2("3x"),
     "mask_rcnn_R_101_FPN_3x": _detectron2("3x", backbone="resnet101"),
@@ -209,7 +230,7 @@ PRESETS: Mapping[str, Preset] = {
         rpn_convolutions=2,
     ),
 }
-"""By the authors' name of the configuration; "small" is ours, to train from scratch."""
+"""By the authors' name of the configuration; "small", to train from scratch, and "lite", ours."""
 
 
 def find_preset(name: str) -> Preset:

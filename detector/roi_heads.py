@@ -44,7 +44,7 @@ class DetectorHeads(RoIHeads):
             box_predictor=None,
             fg_iou_thresh=IOUS[0],
             bg_iou_thresh=IOUS[0],
-            batch_size_per_image=512,
+            batch_size_per_image=preset.train_samples,
             positive_fraction=0.25,
             bbox_reg_weights=WEIGHTS,
             score_thresh=preset.score,

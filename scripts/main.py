@@ -22,6 +22,7 @@ COMMANDS = {
     "cvat": "refine the masks and polygons of a CVAT task, and push them back",
     "serve": "answer POST /refine over HTTP, with a page to see it work",
     "train-refiner": "train the patch network on photographs with instance maps",
+    "train-detector": "train a detector on COCO, Cityscapes or photographs with instance maps",
     "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",
     "import-weights": "convert published BPR weights to a safetensors file",
 }
