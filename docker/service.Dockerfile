@@ -1,0 +1,81 @@
+# The HTTP service.
+#
+#   docker build -f docker/service.Dockerfile -t bpr-service .                         # CPU
+#   docker build -f docker/service.Dockerfile -t bpr-service:cuda --target cuda .      # NVIDIA GPUs
+#   docker run --read-only --tmpfs /tmp -p 8000:8000 bpr-service
+#
+# Settings are variables: docs/service.md. `docker/check.py` runs every step without Docker.
+
+FROM debian:12.11-slim AS base
+ENV PATH=/opt/venv/bin:$PATH \
+    VIRTUAL_ENV=/opt/venv \
+    UV_LINK_MODE=copy \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+# Debian's archive keeps only the newest build of a package: a pinned one would not install
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --no-install-recommends --yes ca-certificates python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --create-home bpr
+
+FROM base AS builder
+WORKDIR /build
+COPY requirements/uv.txt requirements/
+RUN python3 -m venv /opt/venv \
+    && pip install --no-cache-dir --require-hashes --requirement requirements/uv.txt
+COPY requirements/serve.txt requirements/
+
+# PyTorch's CPU builds come from its own index, so hashes are of no use; versions are the same
+FROM builder AS cpu-packages
+ARG UV_TORCH_BACKEND=cpu
+RUN --mount=type=cache,target=/root/.cache/uv \
+    sed '/^ /d; s/ *\\$//' requirements/serve.txt > versions.txt \
+    && uv pip install --compile-bytecode --requirement versions.txt
+COPY pyproject.toml README.md LICENSE bpr.py ./
+COPY detector detector
+COPY refiner refiner
+COPY training training
+COPY pipeline pipeline
+COPY service service
+COPY scripts scripts
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --compile-bytecode --no-deps .
+
+FROM builder AS cuda-packages
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --compile-bytecode --require-hashes --requirement requirements/serve.txt
+COPY pyproject.toml README.md LICENSE bpr.py ./
+COPY detector detector
+COPY refiner refiner
+COPY training training
+COPY pipeline pipeline
+COPY service service
+COPY scripts scripts
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --compile-bytecode --no-deps .
+
+FROM base AS service
+ENV BPR_HOST=0.0.0.0 \
+    BPR_PORT=8000 \
+    XDG_CACHE_HOME=/opt/cache
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"BPR_PORT\"]}/readyz', timeout=4)"]
+STOPSIGNAL SIGTERM
+WORKDIR /home/bpr
+ENTRYPOINT ["bpr"]
+CMD ["serve"]
+
+FROM service AS cuda
+COPY --from=cuda-packages /opt/venv /opt/venv
+ENV BPR_DEVICE=cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+
+FROM service AS cpu
+COPY --from=cpu-packages /opt/venv /opt/venv
+# converted once, here: the root may be read-only, and a start takes a second
+RUN python -c "from refiner.predictor import load_predictor; load_predictor(device='cpu', backend='openvino')"
+USER 10001:10001
