@@ -16,6 +16,7 @@ from pipeline.version import VERSION
 
 COMMANDS = {
     "demo": "refine coarse masks on photographs that come along, and draw what changed",
+    "detect": "find instances in a folder of images, for refine to sharpen",
     "refine": "sharpen the masks of a prediction folder, a COCO results json or mask files",
     "extract": "cut a patch dataset for training from predictions and ground truth",
     "evaluate": "say with the field's metrics what refinement did, and where it did harm",

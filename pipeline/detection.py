@@ -1,0 +1,91 @@
+"""A detector as the pipeline uses it: an image in, the instances of the data set out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detector.build import Detector, set_inference
+from detector.detections import Detections
+from detector.views import detect_views
+from detector.weights import DetectorInfo, load_detector
+from pipeline.files import file_sha256
+from pipeline.instance import Instance, Mask, Prediction, UInt8Array
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """What a detector gives out; None keeps what its preset says."""
+
+    score: float | None = None  # detections need more, in [0, 1]
+    nms_iou: float | None = None  # of two of a category that overlap more, one stays
+    detections: int | None = None  # of an image, at most
+    flip: bool = False  # look at the mirrored image too
+    scales: tuple[int, ...] = ()  # shorter sides in pixels to look at; empty is the preset's one
+
+
+class InstanceDetector:
+    """Finds instances in images; their masks are windows, made one at a time.
+
+    Args:
+        weights: see `detector.weights.load_detector`.
+        device: auto, cpu or cuda.
+        settings: what is given out.
+
+    Raises:
+        ValueError: the weights cannot be read, a setting is outside of its range, or there is no
+            such device.
+    """
+
+    def __init__(
+        self, weights: Path, device: str = "auto", settings: DetectionSettings | None = None
+    ) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: expected a GPU that PyTorch can use, got none")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.settings = settings or DetectionSettings()
+        model, self.info = load_detector(weights)
+        set_inference(model, self.settings.score, self.settings.nms_iou, self.settings.detections)
+        for scale in self.settings.scales:
+            if scale < 1:
+                raise ValueError(f"scales: expected ints > 0, got {scale}")
+        self.weights_sha256 = file_sha256(weights)
+        self.name = weights.stem
+        self._device = torch.device(device)
+        self._model: Detector = model.to(self._device).eval()
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Names by label, as instances have it."""
+        categories = self.info.categories
+        return dict(zip(categories.ids, categories.names, strict=True))
+
+    @torch.inference_mode()
+    def __call__(self, image: UInt8Array) -> Prediction:
+        """Find the instances of one image, (H, W, 3) uint8 RGB, best first.
+
+        Instances whose mask has no pixel are left out.
+        """
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        tensor = pixels.to(self._device).float() / 255
+        if self.settings.flip or self.settings.scales:
+            found = detect_views(self._model, tensor, self.settings.scales, self.settings.flip)
+        else:
+            (found,) = self._model([tensor])
+        return as_prediction(found, self.info)
+
+
+def as_prediction(found: Detections, info: DetectorInfo) -> Prediction:
+    """Detections of one image -> instances with the data set's labels, without empty ones."""
+    instances = []
+    for label, score, (window, bitmap) in zip(
+        found.labels.tolist(), found.scores.tolist(), found.windows(), strict=True
+    ):
+        mask = Mask.from_array(bitmap.cpu().numpy(), window[:2], found.size)
+        if not mask.is_empty:
+            instances.append(Instance(mask, info.categories.ids[label - 1], score))
+    return Prediction(found.size, tuple(instances))

@@ -1,0 +1,163 @@
+"""Find instances in a folder of images with a detector.
+
+bpr detect photos --weights detector.safetensors --out predictions
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.batch.detect import Refinement, detect_images
+from pipeline.batch.detect_coco_job import DetectCocoJob
+from pipeline.batch.detect_folder_job import DetectFolderJob
+from pipeline.batch.job import ImageJob
+from pipeline.batch.run import Progress, Tally, run_images
+from pipeline.detection import DetectionSettings, InstanceDetector
+from pipeline.settings import PatchSettings
+from pipeline.version import VERSION
+from refiner.model_config import DEFAULT_WEIGHTS
+from refiner.predictor import load_predictor
+from scripts.main import INPUT_FAILED
+from scripts.options import parse_path, print_some
+from scripts.progress import ProgressLine
+
+DETECTED = Tally("detected", ("instances",))
+REFINED = Tally("detected", ("instances", "patches", "changed_pixels"))
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `bpr detect`."""
+    parser.add_argument(
+        "images", type=parse_path, metavar="IMAGES", help="folder of images, subfolders included"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="W",
+        help="a detector: .safetensors of bpr train-detector or bpr import-weights, or a "
+        "published checkpoint (.pth, .pkl)",
+    )
+    parser.add_argument(
+        "--out",
+        type=parse_path,
+        required=True,
+        help="folder for a Cityscapes prediction (<image>_pred.txt and a PNG for each instance), "
+        "or a .json for COCO results",
+    )
+    parser.add_argument(
+        "--images-json",
+        type=parse_path,
+        metavar="J",
+        help="with a .json: any COCO json with 'images', for the id of each file; only these are "
+        "read. Without it the id is the name of the file",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="do again what an earlier run has done"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    group = parser.add_argument_group("detection (defaults are the detector's own)")
+    group.add_argument("--score", type=float, metavar="S", help="lowest score that is kept, 0 to 1")
+    group.add_argument(
+        "--nms-iou",
+        type=float,
+        metavar="IOU",
+        help="of two boxes of a category that overlap more, the better one stays",
+    )
+    group.add_argument("--detections", type=int, metavar="N", help="instances of an image, at most")
+    group.add_argument(
+        "--flip", action="store_true", help="look at the mirrored image too; twice the time"
+    )
+    group.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="PIXELS",
+        help="shorter sides to look at, one after another",
+    )
+    parser.add_argument(
+        "--refine",
+        nargs="?",
+        const=DEFAULT_WEIGHTS,
+        metavar="NAME_OR_PATH",
+        help="refine masks before they are written, with these weights of bpr refine "
+        f"({DEFAULT_WEIGHTS} if none are named)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Detect; 1 where some images failed."""
+    settings = DetectionSettings(
+        arguments.score,
+        arguments.nms_iou,
+        arguments.detections,
+        arguments.flip,
+        tuple(arguments.scales),
+    )
+    detector = InstanceDetector(arguments.weights, arguments.device, settings)
+    job = _job(arguments, detector.categories)
+    refinement, refined_by = _refinement(arguments)
+    header = {
+        "source": str(job.source.resolve()),
+        "bpr": VERSION,
+        "weights": detector.name,
+        "weights_sha256": detector.weights_sha256,
+        "settings": asdict(settings),
+        **refined_by,
+    }
+    tally = DETECTED if refinement is None else REFINED
+    with ProgressLine("images", len(job.keys())) as line:
+        progress = run_images(
+            job,
+            partial(detect_images, job, detector, refinement),
+            header,
+            tally,
+            arguments.overwrite,
+            lambda progress: line.show(progress.finished, _remark(progress)),
+        )
+    refined = "" if refinement is None else ", refined"
+    print(
+        f"{progress.done} of {progress.total} images detected "
+        f"({progress.counted['instances']} instances{refined}), "
+        f"{progress.already_done} already done, {len(progress.failures)} failed. "
+        f"Report: {job.report}"
+    )
+    failures = [f"{failure.image}: {failure.reason}" for failure in progress.failures]
+    print_some("still holds an earlier result of", progress.stale, f", all in {job.report}")
+    print_some("failed", failures, f", all in {job.report}")
+    return INPUT_FAILED if progress.failures else 0
+
+
+def _job(arguments: argparse.Namespace, categories: Mapping[int, str]) -> ImageJob:
+    out: Path = arguments.out
+    if out.suffix.lower() == ".json":
+        return DetectCocoJob(arguments.images, arguments.images_json, out)
+    if arguments.images_json is not None:
+        raise ValueError(f"--images-json: expected a .json as --out with it, got {out}")
+    return DetectFolderJob(arguments.images, categories, out)
+
+
+def _refinement(arguments: argparse.Namespace) -> tuple[Refinement | None, Mapping[str, Any]]:
+    """What --refine asks for, and what the results depend on by it."""
+    if arguments.refine is None:
+        return None, {}
+    predictor = load_predictor(arguments.refine, arguments.device, "auto")
+    settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
+    about = {
+        "refined_by": predictor.name,
+        "refined_by_sha256": predictor.weights_sha256,
+        "patch_settings": asdict(settings),
+        "input_size": predictor.input_size,
+    }
+    return Refinement(predictor, settings, predictor.batch_size), about
+
+
+def _remark(progress: Progress) -> str:
+    remark = f"{progress.counted['instances']} instances"
+    return remark + f", {len(progress.failures)} failed" if progress.failures else remark
