@@ -47,8 +47,11 @@ def crop_patches(
             object_pixels = cv2.copyMakeBorder(object_pixels, *beyond, border)
         shrinks = x1 - x0 > input_size and not settings.compat
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        batch[index, :, :, :3] = cv2.resize(pixels, side, interpolation=how)
-        batch[index, :, :, 3] = cv2.resize(object_pixels, side, interpolation=cv2.INTER_NEAREST)
+        # written in place: numpy takes three times as long to interleave four channels
+        patch = batch[index]
+        cv2.cvtColor(cv2.resize(pixels, side, interpolation=how), cv2.COLOR_RGB2RGBA, dst=patch)
+        object_pixels = cv2.resize(object_pixels, side, interpolation=cv2.INTER_NEAREST)
+        cv2.insertChannel(object_pixels, patch, 3)
     return batch
 
 
