@@ -40,13 +40,13 @@ class Refiner:
             masks: (N, H, W) bool, an array or a tensor of PyTorch; supervision.Detections; the
                 output dict of a torchvision model; Instances of detectron2 or the dict with
                 them; InstanceData of mmdetection; Results of ultralytics; what transformers
-                post-processes to segments; Detections of FiftyOne; RLEs of pycocotools; COCO records, or those of SAM's
-                mask generator.
+                post-processes to segments; Detections of FiftyOne; RLEs of pycocotools; COCO
+                records, or those of SAM's mask generator.
 
         Returns:
             The same kind of object with refined masks, in the same order; ids, labels, scores
-            and boxes are as they were (those of COCO records and of FiftyOne follow their masks). What was
-            given stays as it was.
+            and boxes are as they were (boxes of COCO records and of FiftyOne follow their masks).
+            What was given stays as it was.
 
         Raises:
             ValueError: masks of an unknown kind or of another size than the image, or an image

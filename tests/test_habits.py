@@ -1,0 +1,61 @@
+"""CI, hooks and the pages about the code say what is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_layout import MAY_IMPORT, ROOT
+
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+BOOTSTRAP = (ROOT / "scripts/bootstrap.py").read_text(encoding="utf-8")
+
+
+def test_github_runs_what_every_other_place_runs():
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    job = yaml.safe_load(text)["jobs"]["test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    supported = re.search(r">=3\.(\d+),<3\.(\d+)", (ROOT / "pyproject.toml").read_text())
+    first, end = map(int, supported.groups())
+    assert job["strategy"]["matrix"]["python"] == [f"3.{minor}" for minor in range(first, end)]
+
+
+def test_hooks_are_the_checks_of_ci():
+    hooks = [hook for repo in HOOKS["repos"] for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in HOOKS["repos"]} == {"local"}
+    modules = [re.search(r"-m (\w+)", hook["entry"])[1] for hook in hooks]
+    in_ci = re.findall(r'^        \["(\w+)"', BOOTSTRAP, re.MULTILINE)
+    assert modules == in_ci
+    for hook in hooks:
+        for word in hook["entry"].split():
+            assert not word.startswith("tests/") or (ROOT / word).exists()
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docker/README.md"])
+def test_paths_in_pages_about_the_code_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text))
+    named |= set(re.findall(r"\]\(([^)#]+)\)", text))
+    assert named
+    folder = (ROOT / page).parent
+    missing = [name for name in named if not ((folder / name).exists() or (ROOT / name).exists())]
+    assert missing == []
+
+
+def test_the_architecture_names_every_package_and_its_arrows():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    order = re.search(r"```\n(.*<-.*)\n```", text)[1]
+    ranks = [re.findall(r"\w+", part) for part in order.split("<-")]
+    rank = {package: index for index, part in enumerate(ranks) for package in part}
+    assert rank.keys() == MAY_IMPORT.keys()
+    for package, allowed in MAY_IMPORT.items():
+        assert {other for other in allowed if other != package} <= {
+            other for other in rank if rank[other] < rank[package]
+        }
+        assert f"| `{package}/` |" in text
+    jobs = {path.name for path in (ROOT / "pipeline/batch").glob("*_job.py")}
+    named = {Path(name).name for name in re.findall(r"`([\w/]+_job\.py)`", text)}
+    assert named <= jobs
