@@ -1,0 +1,241 @@
+"""`bpr detect` as users run it: real files, damaged ones among them, and what reads its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detector.build import build_detector
+from detector.categories import CITYSCAPES, Categories
+from detector.presets import PRESETS
+from detector.weights import DetectorInfo, load_detector, save_detector
+from pipeline.detection import as_prediction
+from pipeline.formats import cityscapes
+from pipeline.images import read_image, read_mask
+from scripts.main import main
+from tests.datasets import digests
+from tests.networks import save_random_network
+from tests.pipeline.evaluation.datasets import make_dataset
+from tests.pipeline.evaluation.published import cityscapes_printed
+
+ROOT = Path(__file__).parents[2]
+LIMITS = ["--score", "0", "--detections", "4", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A detector of Cityscapes' categories whose random masks have both kinds of pixels."""
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = build_detector(PRESETS["lite"], len(CITYSCAPES))
+        last = model.roi_heads.mask_branch.mask_predictor.mask_fcn_logits
+        torch.nn.init.normal_(last.weight, std=1.0)
+    categories = Categories(tuple(CITYSCAPES), tuple(CITYSCAPES.values()))
+    save_detector(path, model, DetectorInfo("lite", categories))
+    return path
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("scenes"), num_images=4)
+
+
+def detect(images, weights, out, *more):
+    words = ["detect", images, "--weights", weights, "--out", out, *LIMITS, *more]
+    return main(list(map(str, words)))
+
+
+def first_images(scenes, folder, number=2):
+    folder.mkdir()
+    for path in sorted(scenes.images.rglob("*.png"))[:number]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_a_folder_is_what_the_model_finds_and_cityscapesscripts_and_refine_take_it(
+    scenes, weights, tmp_path, capsys
+):
+    pytest.importorskip("cityscapesscripts")
+    out = tmp_path / "out"
+    assert detect(scenes.images, weights, out) == 0
+    assert "4 of 4 images detected (" in capsys.readouterr().out
+    model, info = load_detector(weights)
+    model.roi_heads.score_thresh, model.roi_heads.detections_per_img = 0.0, 4
+    for path in sorted(scenes.images.rglob("*.png")):
+        pixels = read_image(path).pixels
+        tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).float() / 255
+        with torch.inference_mode():
+            expected = as_prediction(model([tensor])[0], info).instances
+        text = out / path.relative_to(scenes.images).with_name(f"{path.stem}_pred.txt")
+        parsed = cityscapes.parse_prediction_file(text, out)
+        found = cityscapes.read_instances(parsed)
+        assert len(found) == len(expected) > 0
+        for one, other in zip(found, expected, strict=True):
+            assert one.label == other.label
+            assert one.score == pytest.approx(other.score, rel=1e-6)
+            np.testing.assert_array_equal(one.mask.to_array(), other.mask.to_array())
+
+    printed, _ = cityscapes_printed(out, scenes.gt_fine, tmp_path)
+    assert "average" in printed
+
+    network = save_random_network(tmp_path / "network.safetensors")
+    refine = ["refine", out, "--images", scenes.images, "--out", tmp_path / "refined"]
+    options = ["--weights", network, "--device", "cpu"]
+    assert main(list(map(str, [*refine, *options]))) == 0
+    at_once = tmp_path / "at once"
+    assert detect(scenes.images, weights, at_once, "--refine", network) == 0
+    masks = [path.relative_to(out) for path in out.rglob("*.png")]
+    differing = 0
+    for name in masks:
+        refined = read_mask(at_once / name)
+        np.testing.assert_array_equal(refined, read_mask(tmp_path / "refined" / name))
+        differing += (refined != read_mask(out / name)).any()
+    assert differing > 0
+
+
+def test_coco_results_are_taken_by_pycocotools(scenes, weights, tmp_path):
+    out = tmp_path / "out.json"
+    assert detect(scenes.images, weights, out, "--images-json", scenes.coco) == 0
+    truth = COCO(str(scenes.coco))
+    evaluation = COCOeval(truth, truth.loadRes(str(out)), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert 0 <= evaluation.stats[0] <= 1
+    records = json.loads(out.read_text())
+    assert {record["image_id"] for record in records} == set(truth.getImgIds())
+    assert {record["category_id"] for record in records} <= set(CITYSCAPES.values())
+
+
+def test_views_find_something_else(scenes, weights, tmp_path):
+    images = first_images(scenes, tmp_path / "images", 1)
+    assert detect(images, weights, tmp_path / "one") == 0
+    more = ["--flip", "--scales", "160", "200"]
+    assert detect(images, weights, tmp_path / "views", *more) == 0
+    one, views = digests(tmp_path / "one"), digests(tmp_path / "views")
+    assert one != views
+    assert any(name.endswith(".png") for name in views)
+
+
+def test_a_bad_image_is_said_and_a_rerun_does_what_is_missing(scenes, weights, tmp_path, capsys):
+    images, out = first_images(scenes, tmp_path / "images", 3), tmp_path / "out"
+    bad = sorted(images.iterdir())[1]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    assert detect(images, weights, out) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 images detected" in said.out
+    assert f"failed: {bad.name}: {bad}: expected a readable image" in said.err
+    assert "Traceback" not in said.err
+    bad.write_bytes(whole)
+    assert detect(images, weights, out) == 0
+    assert "1 of 3 images detected" in capsys.readouterr().out
+    assert detect(images, weights, tmp_path / "at once") == 0
+    assert digests(out) == digests(tmp_path / "at once")
+
+    capsys.readouterr()
+    assert detect(images, weights, out, "--nms-iou", "0.9") == 2
+    assert "another set-up (settings was" in capsys.readouterr().err
+    assert detect(images, weights, out, "--nms-iou", "0.9", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, tmp_path, how):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for path in scenes.images.rglob("*.png"):
+        for copy in range(3):
+            shutil.copy(path, images / f"{path.stem}_{copy}.png")
+    words = ["detect", images, "--weights", weights, "--out", out, *LIMITS, "--scales", "300"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.main", *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + 120
+    while len(list(out.rglob("*_pred.txt"))) < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted. What is done stays; the same command goes on" in said
+        assert "Traceback" not in said
+    done = [path for path in digests(out) if path.endswith(".txt")]
+    assert 3 <= len(done) < 12
+    for name in digests(out):
+        if name.endswith(".txt"):
+            files = [line.split()[0] for line in (out / name).read_text().splitlines()]
+            assert all(read_mask(out / file).any() for file in files)
+    assert main(list(map(str, words))) == 0
+    assert len([name for name in digests(out) if name.endswith(".txt")]) == 12
+    whole = tmp_path / "whole"
+    words[words.index(out)] = whole
+    assert main(list(map(str, words))) == 0
+    assert digests(out) == digests(whole)
+
+
+WRONG = {
+    "images --out=out": "the following arguments are required: --weights",
+    "none --weights=W --out=out": "none: expected a folder of images, found none",
+    "images --weights=none.pth --out=out": "none.pth: expected",
+    "images --weights=W --out=images": "expected another folder than the images",
+    "images --weights=W --out=out --score=2": "score: expected a number in [0, 1], got 2.0",
+    "images --weights=W --out=out --nms-iou=-1": "nms_iou: expected a number in [0, 1], got -1",
+    "images --weights=W --out=out --detections=0": "detections: expected an int > 0, got 0",
+    "images --weights=W --out=out --scales 0": "scales: expected ints > 0, got 0",
+    "images --weights=W --out=out --images-json=J": "expected a .json as --out",
+    "images --weights=W --out=o.json --images-json=J": "J: expected a readable json file",
+    "images --weights=W --out=out --refine=none": "expected a file or one of the shipped names",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_wrong_command_is_answered_by_a_sentence_and_2(
+    command, weights, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images/a.png")
+    monkeypatch.chdir(tmp_path)
+    words = command.replace("=W", f"={weights}").split()
+    try:
+        code = main(["detect", *words])
+    except SystemExit as error:  # argparse
+        code = error.code
+    said = capsys.readouterr().err
+    assert code == 2
+    assert WRONG[command] in said
+    assert said.splitlines()[-1].startswith(("bpr detect: ", "bpr: error: "))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "images"]
