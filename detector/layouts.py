@@ -161,7 +161,7 @@ def recognise(tensors: Mapping[str, Tensor], layout: str) -> str | None:
     data = {8: "cityscapes", 1203: "lvis", 1230: "lvis"}.get(categories, "coco")
     traits = {
         "mask_branch": _branch(names),
-        "cascade": any(re.search(r"(box_head|bbox_head)\.2\.", name) for name in names),
+        "cascade": any(re.search(r"(box_predictor|bbox_head)\.2\.", name) for name in names),
         "backbone": _backbone(tensors),
         "head_norm": "affine" if _has_norms_in_heads(names) else "none",
     }

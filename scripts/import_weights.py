@@ -1,4 +1,4 @@
-"""Convert published BPR weights (mmsegmentation layout) to a safetensors file of ours.
+"""Convert published weights, of BPR or of a detector, to a safetensors file of ours.
 
 bpr import-weights hrnet18s_128-24055c80.pth hrnet18s_128.safetensors
 """
@@ -6,19 +6,52 @@ bpr import-weights hrnet18s_128-24055c80.pth hrnet18s_128.safetensors
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
+from detector.layouts import find_layout
+from detector.presets import PRESETS
 from refiner.checkpoints import convert_weights
+from training.published import read_published
+
+SHOWN = 8  # tensors or names of each kind; --list prints all
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr import-weights`."""
-    parser.add_argument("source", type=Path, metavar="SRC", help="published .pth; never executed")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SRC",
+        help="published .pth or .pkl: BPR, detectron2, BMask R-CNN, mmdetection, RefineMask or "
+        "torchvision; never executed",
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="safetensors file to write")
+    parser.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        metavar="NAME",
+        help="configuration of a detector (default: the first that fits the tensors; those that "
+        "fit the same tensors differ in training alone)",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="print what became of every tensor of a detector"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and say what was read."""
+    layout = find_layout(read_published(arguments.source).tensors)
+    if layout is None:
+        return _import_refiner(arguments)
+    return _import_detector(arguments)
+
+
+def _import_refiner(arguments: argparse.Namespace) -> int:
+    if arguments.preset is not None or arguments.list:
+        raise ValueError(
+            f"--preset, --list: expected a detector, got other weights in {arguments.source}"
+        )
     report = convert_weights(arguments.source, arguments.out)
     config = report.config
     print(
@@ -27,4 +60,38 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"data: {config.data}")
     print(f"licence: {config.licence}")
+    return 0
+
+
+def _import_detector(arguments: argparse.Namespace) -> int:
+    if importlib.util.find_spec("torchvision") is None:
+        raise ValueError(
+            f"{arguments.source}: expected torchvision to be installed for a detector, found no "
+            "such module; pip install 'bpr[detect]'"
+        )
+    from detector.weights import convert_detector
+
+    report = convert_detector(arguments.source, arguments.out, arguments.preset)
+    info = report.info
+    print(
+        f"{arguments.out}: {info.preset}, {len(info.categories)} categories, read as "
+        f"{report.layout}'s"
+    )
+    print(
+        f"tensors: {len(report.renamed)} used, {len(report.missing)} missing, "
+        f"{len(report.left_over)} left over"
+    )
+    if arguments.list:
+        for name, own in report.renamed.items():
+            print(f"used: {name} -> {own}")
+    for name in report.missing if arguments.list else report.missing[:SHOWN]:
+        print(f"missing, set to its default: {name}")
+    for name in report.left_over if arguments.list else report.left_over[:SHOWN]:
+        print(f"left over, of no use in inference: {name}")
+    if not arguments.list and max(len(report.missing), len(report.left_over)) > SHOWN:
+        print("--list prints them all")
+    names = info.categories.names
+    print(f"categories: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}")
+    print(f"data: {info.data}")
+    print(f"licence: {info.licence}")
     return 0

@@ -164,18 +164,21 @@ def test_resized_images_have_the_recorded_sizes(expected: Arrays) -> None:
         assert sizes == [tuple(size) for size in expected[name].tolist()]
 
 
-@pytest.mark.parametrize(("kind", "name"), [("pillow", "d2"), ("opencv", "mm")])
+@pytest.mark.parametrize(
+    ("kind", "name", "share"),
+    [("pillow", "d2", 0.02), ("opencv", "mm", 0.15)],  # both round weights to fixed point
+)
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_resized_images_are_the_recorded_ones(
-    kind: str, name: str, way: str, expected: Arrays
+def test_resized_images_are_the_recorded_ones_within_a_grey_level(
+    kind: str, name: str, share: float, way: str, expected: Arrays
 ) -> None:
     wanted = expected[f"{name}_resized_{way}"]
     image = tensor(expected["resize_image"]).permute(2, 0, 1).float() / 255
     resized = resize_image(image, wanted.shape[:2], kind)
     bytes_ = (resized * 255).permute(1, 2, 0).numpy()
     difference = np.abs(bytes_ - wanted)
-    assert difference.max() < 1.01  # both round weights to fixed point
-    assert (difference > 0.01).mean() < 0.02
+    assert difference.max() < 1.01
+    assert (difference > 0.01).mean() < share
 
 
 def test_anchors_lie_a_stride_apart_and_keep_their_area() -> None:
@@ -210,6 +213,7 @@ def test_targets_are_cut_from_masks_of_any_resolution() -> None:
     assert targets(fine, 4)[0].equal(fine[1, 16:72, 12:68][2::4, 2::4].float())
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_targets_of_polygons_differ_from_those_of_bitmaps_only_on_edges(
     expected: Arrays,
 ) -> None:
