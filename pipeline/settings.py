@@ -15,7 +15,7 @@ class PatchSettings:
     """P, side in image pixels, even; None lets it follow the object (`patch_size_for`)."""
     padding: int = 0
     """Context in image pixels added around a patch for the network, cut off afterwards."""
-    nms_iou: float = 0.55
+    nms_iou: float = 0.45
     """Overlap (intersection over union) from which on the weaker patch is dropped, in (0, 1]."""
     compat: bool = False
     """Reproduce the reference implementation bit for bit, accidents included."""
