@@ -94,7 +94,7 @@ def _one_thread() -> Iterator[None]:
 
 def tiny(**fields: Any) -> Preset:
     """A preset that runs in a moment."""
-    small = {"channels": 64, "box_features": 64, "test_size": 96, "train_sizes": (96,)}
+    small = {"channels": 32, "box_features": 64, "test_size": 96, "train_sizes": (96,)}
     return replace(PRESETS["small"], **{**small, **fields})
 
 
