@@ -149,7 +149,8 @@ def relative_times(rows: Sequence[Row], patches: UInt8Array) -> Mapping[str, flo
     for name in sorted({row.base for row in rows}):
         milliseconds = 1e3 * np.median(seconds[name]) / len(patches)
         print(
-            f"{name}: {milliseconds:.1f} ms of processor time a patch ({len(patches)} patches, {ROUNDS} rounds)"
+            f"{name}: {milliseconds:.1f} ms of processor time a patch ({len(patches)} patches, "
+            f"{ROUNDS} rounds)"
         )
     return {
         row.name: float(np.median(np.divide(seconds[row.name], seconds[row.base]))) for row in rows

@@ -5,9 +5,10 @@
 Three things are measured in one run on one workload (`benchmarks.workload`, or --predictions and
 --photographs):
 
-- the reference's steps (`benchmarks.reference`), the same weights in float32, batch 1;
+- the reference's steps (`benchmarks.reference`) at its NMS IoU 0.55, the same weights in float32,
+  batch 1;
 - ours, every stage by itself on one thread, then `bpr refine` as a user starts it, at three
-  settings: the reference's own patches; patches of its size, ours to choose; the default;
+  settings: the reference's own patches; ours at its NMS IoU; the default;
 - the bound: the bare network, in the same backend, on the same patches already in memory.
 
 Stages are in seconds of processor time on one thread, which a busy machine disturbs less; end to
@@ -71,8 +72,7 @@ class Case:
 
     name: str
     options: tuple[str, ...]
-    patch_size: int | None
-    compat: bool
+    patch: PatchSettings
 
 
 @dataclass(frozen=True)
@@ -235,20 +235,22 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="its images")
     parser.add_argument("--processes", type=int, default=2, help="processors to use")
     parser.add_argument("--repeat", type=int, default=3, help="whole runs; the fastest counts")
-    parser.add_argument("--nms-iou", type=float, default=PatchSettings.nms_iou)
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     arguments = parser.parse_args()
     processors = set(sorted(os.sched_getaffinity(0))[: arguments.processes])
-    nms = ("--nms-iou", str(arguments.nms_iou), "--weights", arguments.weights)
+    weights = ("--weights", arguments.weights)
     cv2.setNumThreads(1)
     single = load_predictor(arguments.weights, "cpu", num_threads=1)
     os.sched_setaffinity(0, processors)
     best = load_predictor(arguments.weights, "cpu")
-    same = ("--compat", "--patch-size", "64", "--backend", best.backend, *nms)
+    baseline = BaselineSettings()
+    dense = ("--nms-iou", str(baseline.nms_iou), *weights)
+    same = ("--compat", "--patch-size", "64", "--backend", best.backend, *dense)
+    size = best.config.patch_size
     cases = [
-        Case("its patches", same, 64, True),
-        Case("64 px", ("--patch-size", "64", *nms), 64, False),
-        Case("default", nms, best.config.patch_size, False),
+        Case("its patches", same, PatchSettings(64, nms_iou=baseline.nms_iou, compat=True)),
+        Case(f"NMS {baseline.nms_iou}", dense, PatchSettings(size, nms_iou=baseline.nms_iou)),
+        Case("default", weights, PatchSettings(size)),
     ]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -257,25 +259,23 @@ def main() -> None:
         else:
             write_workload(work / "data", WorkloadSettings(arguments.images))
             data = Data(work / "data/predictions", work / "data/images")
-        baseline = BaselineSettings(nms_iou=arguments.nms_iou)
         reference = Times(clock=time.process_time)
         run_baseline(
             data.predictions, data.images, arguments.weights, work / "one", baseline, reference
         )
         ours, bounds = {}, {}
         for case in cases:
-            settings = PatchSettings(case.patch_size, nms_iou=arguments.nms_iou, compat=case.compat)
-            ours[case.name] = our_stages(data, work / "stages", single, settings)
-            in_memory = patches_in_memory(data, best.input_size, settings)
+            ours[case.name] = our_stages(data, work / "stages", single, case.patch)
+            in_memory = patches_in_memory(data, best.input_size, case.patch)
             bounds[case.name] = bare_network(best, in_memory, arguments.repeat)
         print(
-            f"{data.num_images} images, {reference.instances} instances, NMS IoU "
-            f"{arguments.nms_iou}, {best.name} at {best.input_size} px in {best.backend}, "
-            f"{len(processors)} processors"
+            f"{data.num_images} images, {reference.instances} instances, {best.name} at "
+            f"{best.input_size} px in {best.backend}, {len(processors)} processors"
         )
         print_stages(reference, ours, data.num_images)
-        theirs, runs = [], {case.name: [] for case in cases}
-        with_all = BaselineSettings(nms_iou=arguments.nms_iou, num_processes=len(processors))
+        theirs: list[EndToEnd] = []
+        runs: dict[str, list[EndToEnd]] = {case.name: [] for case in cases}
+        with_all = BaselineSettings(num_processes=len(processors))
         for _ in range(arguments.repeat):
             for case in cases:
                 runs[case.name].append(
