@@ -64,7 +64,7 @@ def _outlined(image: UInt8Array, mask: BoolArray, colour: tuple[int, int, int]) 
     contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     drawn = image.copy()
     cv2.drawContours(drawn, contours, -1, colour, 2)
-    return drawn
+    return np.asarray(drawn, np.uint8)
 
 
 def _boxed(image: UInt8Array, boxes: Sequence[Sequence[int]], view: Box) -> UInt8Array:
@@ -72,7 +72,7 @@ def _boxed(image: UInt8Array, boxes: Sequence[Sequence[int]], view: Box) -> UInt
     for x0, y0, x1, y1 in boxes:
         start, end = (x0 - view[0], y0 - view[1]), (x1 - 1 - view[0], y1 - 1 - view[1])
         cv2.rectangle(drawn, start, end, YELLOW, 1)
-    return drawn
+    return np.asarray(drawn, np.uint8)
 
 
 def _rows(patches: UInt8Array, probability: Float32Array) -> UInt8Array:
@@ -103,7 +103,7 @@ def _stack(cells: Sequence[UInt8Array], axis: int) -> UInt8Array:
 
 def _few_colours(pixels: UInt8Array) -> UInt8Array:
     """Steps of 8 in each channel: a third of the bytes, and nobody sees it."""
-    return (pixels & 0xF8) | 0x04
+    return np.asarray((pixels & 0xF8) | 0x04, np.uint8)
 
 
 if __name__ == "__main__":
