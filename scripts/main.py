@@ -25,7 +25,7 @@ COMMANDS = {
     "train-refiner": "train the patch network on photographs with instance maps",
     "train-detector": "train a detector on COCO, Cityscapes or photographs with instance maps",
     "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",
-    "import-weights": "convert published BPR weights to a safetensors file",
+    "import-weights": "convert published weights, of BPR or of a detector, to a safetensors file",
 }
 
 INPUT_FAILED = 1  # exit status: some inputs failed, the others are done

@@ -1,18 +1,23 @@
 """`bpr import-weights` on a checkpoint laid out like the published ones."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from detector.weights import load_detector
 from refiner.checkpoints import load_model
+from scripts.main import main
 from tests.refiner.conftest import published_state
 
 
-def import_weights(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def import_weights(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.main", "import-weights", str(source), str(out)],
+        [sys.executable, "-m", "scripts.main", "import-weights", str(source), str(out), *options],
         capture_output=True,
         text=True,
     )
@@ -36,4 +41,41 @@ def test_a_file_that_is_no_checkpoint_is_a_sentence_and_leaves_nothing(tmp_path:
     assert done.returncode == 2
     assert "notes.pth: expected" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+def test_a_published_detector_becomes_the_same_one_with_a_report(tmp_path: Path) -> None:
+    source, out = tmp_path / "theirs.pth", tmp_path / "mine.safetensors"
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(theirs.state_dict(), source)
+    done = import_weights(source, out)
+    assert done.returncode == 0, done.stderr
+    assert "maskrcnn_resnet50_fpn, 2 categories, read as torchvision's" in done.stdout
+    counters = sum(name.endswith("num_batches_tracked") for name in theirs.state_dict())
+    used = len(theirs.state_dict()) - counters
+    assert f"tensors: {used} used, 0 missing, {counters} left over" in done.stdout
+    assert "left over, of no use in inference: backbone.body.bn1.num_batches" in done.stdout
+    assert "--list prints them all" in done.stdout
+    assert len(done.stdout.splitlines()) < 20
+    expected, info = load_detector(source)
+    actual, same = load_detector(out)
+    assert info == same
+    state = actual.state_dict()
+    assert all(value.equal(state[name]) for name, value in expected.state_dict().items())
+
+
+def test_every_tensor_is_listed_and_a_preset_that_does_not_fit_says_what_differs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "theirs.pth", tmp_path / "mine.safetensors"
+    state = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict()
+    torch.save(state, source)
+    command = ["import-weights", str(source), str(out)]
+    assert main([*command, "--list", "--preset", "maskrcnn_resnet50_fpn_coco_v1"]) == 0
+    said = capsys.readouterr().out
+    assert len(re.findall("^(used|left over, .*): ", said, re.MULTILINE)) == len(state)
+    out.unlink()
+    assert main([*command, "--preset", "refinemask_r50_1x"]) == 2
+    said = capsys.readouterr().err
+    assert "expected the tensors of refinemask_r50_1x, got missing" in said
     assert not out.exists()
