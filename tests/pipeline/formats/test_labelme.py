@@ -1,4 +1,7 @@
-"""LabelMe jsons: shapes are drawn as LabelMe draws them, and come back in kind."""
+"""LabelMe jsons: shapes are drawn as LabelMe draws them, and come back in kind.
+
+pip install labelme && pytest -m slow tests/pipeline/formats/test_labelme.py
+"""
 
 from __future__ import annotations
 
@@ -102,6 +105,36 @@ def test_what_is_written_is_read_back(array, tmp_path_factory):
     assert again[0][array].all()
     if not notes:
         np.testing.assert_array_equal(again[0], array)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@given(array=bitmaps(size=SIZE))
+@quick
+def test_labelme_opens_what_is_written_and_draws_the_same(array, tmp_path_factory):
+    pytest.importorskip("labelme", reason="needs pip install labelme")
+    from labelme._label_file import LabelFile
+    from labelme.utils import shape_to_mask
+
+    folder = tmp_path_factory.mktemp("a")
+    Image.new("RGB", SIZE[::-1]).save(folder / "a.png")
+    file = parse(folder, [polygon(), mask_shape(np.ones((3, 3), np.bool_), 0, 0)])
+    mask = Mask.from_array(array)
+    content, notes = encode(file, [mask, mask])
+    (folder / "a.json").write_text(json.dumps(content))
+    opened = LabelFile(str(folder / "a.json"))
+    *parts, stored = opened.shapes
+    assert {part["label"] for part in parts} == {"Tasse ☕"}
+    drawn = np.any([shape_to_mask(SIZE, part["points"], "polygon") for part in parts], axis=0)
+    np.testing.assert_array_equal(drawn, arrays(labelme.parse(folder / "a.json"))[0])
+    if mask.is_empty:
+        return
+    (x0, y0), (x1, y1) = np.array(stored["points"], int)
+    bitmap = np.zeros(SIZE, np.bool_)
+    bitmap[y0 : y1 + 1, x0 : x1 + 1] = stored["mask"]
+    np.testing.assert_array_equal(bitmap, array)
+    assert drawn[array].all()
+    assert notes or (drawn == array).all()
 
 
 def test_all_else_in_the_json_stays(tmp_path):

@@ -1,4 +1,7 @@
-"""YOLO segmentation labels: what a line may hold, and what comes back of it."""
+"""YOLO segmentation labels: what a line may hold, and what comes back of it.
+
+pip install ultralytics && pytest -m slow tests/pipeline/formats/test_yolo.py
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given
+from PIL import Image
 
 from pipeline.formats import yolo
 from pipeline.instance import Instance, Mask, Prediction
@@ -68,6 +72,29 @@ def test_ultralytics_and_we_read_back_what_was_written(array, tmp_path_factory):
     assert again.mask.to_array()[array].all()
     if not notes:
         np.testing.assert_array_equal(again.mask.to_array(), array)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@given(array=bitmaps(min_side=12))
+@quick
+def test_ultralytics_itself_takes_and_draws_what_was_written(array, tmp_path_factory):
+    utils = pytest.importorskip("ultralytics.data.utils", reason="needs pip install ultralytics")
+    folder = tmp_path_factory.mktemp("a")
+    file = parse(folder, "3 0 0 0.2 0 0.2 0.2\n")
+    if not array.any():
+        return  # the line stays, and coordinates between pixels may be rounded in other ways
+    text, _ = encode(file, [Mask.from_array(array)], size=array.shape)
+    (folder / "a.txt").write_text(text)
+    Image.fromarray(array.view(np.uint8) * 255).save(folder / "a.png")
+    arguments = (str(folder / "a.png"), str(folder / "a.txt"), "", False, 80, 0, 0, False)
+    _, labels, shape, segments, *_, problem = utils.verify_image_label(arguments)
+    assert (problem, shape) == ("", array.shape)
+    assert labels[:, 0].tolist() == [3]
+    scaled = [segment * array.shape[::-1] for segment in segments]
+    drawn = utils.polygon2mask(array.shape, [scaled[0].reshape(-1)]) > 0
+    (ours,) = yolo.read_instances(yolo.parse(folder / "a.txt"), array.shape)
+    np.testing.assert_array_equal(drawn, ours.mask.to_array())
 
 
 def test_lost_holes_and_joined_parts_are_noted(tmp_path):
