@@ -168,9 +168,9 @@ def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, t
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
     for path in scenes.images.rglob("*.png"):
-        for copy in range(3):
+        for copy in range(2):
             shutil.copy(path, images / f"{path.stem}_{copy}.png")
-    words = ["detect", images, "--weights", weights, "--out", out, *LIMITS, "--scales", "300"]
+    words = ["detect", images, "--weights", weights, "--out", out, *LIMITS, "--scales", "240"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
@@ -183,7 +183,7 @@ def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, t
     finally:
         signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
-    while len(list(out.rglob("*_pred.txt"))) < 3:
+    while len(list(out.rglob("*_pred.txt"))) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -194,13 +194,13 @@ def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, t
         assert "interrupted. What is done stays; the same command goes on" in said
         assert "Traceback" not in said
     done = [path for path in digests(out) if path.endswith(".txt")]
-    assert 3 <= len(done) < 12
+    assert 2 <= len(done) < 8
     for name in digests(out):
         if name.endswith(".txt"):
             files = [line.split()[0] for line in (out / name).read_text().splitlines()]
             assert all(read_mask(out / file).any() for file in files)
     assert main(list(map(str, words))) == 0
-    assert len([name for name in digests(out) if name.endswith(".txt")]) == 12
+    assert len([name for name in digests(out) if name.endswith(".txt")]) == 8
     whole = tmp_path / "whole"
     words[words.index(out)] = whole
     assert main(list(map(str, words))) == 0
