@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import clip_boxes_to_image
 
 from detector.detections import Detections
 from detector.presets import Preset
+from detector.resizing import resize_image, resized_size
 
 Size = tuple[int, int]
 
@@ -76,49 +76,6 @@ class DetectorTransform(GeneralizedRCNNTransform):
         shorter = self.torch_choice(self.min_size) if self.training else self.test_size
         size = resized_size(_size(image), shorter, self.max_size, self._kind)
         return image if size == _size(image) else resize_image(image, size, self._kind)
-
-
-def resized_size(size: Size, shorter: int, longest: int, kind: str) -> Size:
-    """Height and width of an image when it has been resized, in whole pixels.
-
-    Args:
-        size: height, width.
-        shorter: wanted for the shorter side.
-        longest: allowed for the longer side.
-        kind: as in `Conventions.resize`; they round differently.
-    """
-    height, width = size
-    if kind == "pillow":  # detectron2: a long image is scaled twice
-        scale = shorter / min(size)
-        rows, columns = height * scale, width * scale
-        rows, columns = (shorter, columns) if height < width else (rows, shorter)
-        if max(rows, columns) > longest:
-            scale = longest / max(rows, columns)
-            rows, columns = rows * scale, columns * scale
-        return int(rows + 0.5), int(columns + 0.5)
-    if kind == "opencv":
-        scale = min(longest / max(size), shorter / min(size))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
-    scale = min(shorter / min(size), longest / max(size))
-    return int(height * scale), int(width * scale)
-
-
-def resize_image(image: Tensor, size: Size, kind: str) -> Tensor:
-    """(3, H, W) in [0, 1] -> (3, height, width), as each library resizes.
-
-    Pillow and OpenCV work on bytes, so that grey levels are whole; Pillow smooths what it
-    shrinks, and resizes one axis after the other.
-    """
-    batch = image[None]
-    if kind == "torchvision":
-        return functional.interpolate(batch, size, mode="bilinear", align_corners=False)[0]
-    batch = batch * 255
-    steps = [size] if kind == "opencv" else [(image.shape[1], size[1]), size]
-    for step in steps:
-        batch = functional.interpolate(
-            batch, step, mode="bilinear", align_corners=False, antialias=kind == "pillow"
-        ).round()
-    return batch[0] / 255
 
 
 def _in_image(found: dict[str, Tensor], seen: Size, size: Size) -> Detections:
