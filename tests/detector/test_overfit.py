@@ -33,7 +33,7 @@ SYSTEMS = {
     "refinemask": {"mask_branch": "refinemask", "box_loss_weight": 2.0},
 }
 SCHEDULE = Schedule(
-    240, 4, 0.02, (180,), warmup_steps=30, clip_norm=10, log_every=20, checkpoint_every=240
+    200, 4, 0.02, (160,), warmup_steps=30, clip_norm=10, log_every=20, checkpoint_every=200
 )
 CATEGORIES = Categories(("object",), (1,))
 
@@ -68,7 +68,8 @@ def ap50(predictions: list[Prediction]) -> float:
     truth, results = COCO(), []
     truth.dataset = {"images": [], "annotations": [], "categories": [{"id": 1}], "info": {}}
     for number, (scene, prediction) in enumerate(zip(load_demo_scenes(), predictions, strict=True)):
-        truth.dataset["images"].append({"id": number})
+        height, width = scene.image.shape[:2]
+        truth.dataset["images"].append({"id": number, "height": height, "width": width})
         for mask in scene.truth:
             x0, y0, x1, y1 = mask.window
             truth.dataset["annotations"].append(
