@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from detector.schedule import Schedule
@@ -80,7 +80,6 @@ class Preset:
     score: float = 0.05  # detections need more, in [0, 1]
     nms_iou: float = 0.5  # of two detections of a category with more, one stays
     detections: int = 100  # of an image, at most
-    published: bool = field(default=True, compare=False)  # there are weights of the authors
 
 
 def _detectron2(rounds: Literal["1x", "3x"], **fields: Any) -> Preset:
@@ -154,7 +153,6 @@ PRESETS: Mapping[str, Preset] = {
         train_sizes=range(256, 417, 32),
         test_size=320,
         max_size=640,
-        published=False,
     ),
     # for a CPU, and a few hundred photographs: wants an ImageNet backbone to start from
     "lite": Preset(
@@ -171,7 +169,6 @@ PRESETS: Mapping[str, Preset] = {
         max_size=400,
         train_proposals=300,
         train_samples=96,
-        published=False,
     ),
     "mask_rcnn_R_50_FPN_1x": _MASK_R50,
     "mask_rcnn_R_50_FPN_3x": _detectron2("3x"),
@@ -184,9 +181,7 @@ PRESETS: Mapping[str, Preset] = {
     "cascade_mask_rcnn_R_50_FPN_3x": _cascade(_detectron2("3x")),
     "bmask_rcnn_R_50_FPN_1x": _BMASK_R50,
     "bmask_rcnn_R_101_FPN_1x": replace(_BMASK_R50, backbone="resnet101"),
-    "bmask_rcnn_R_101_FPN_3x": _bmask(
-        _detectron2("3x"), backbone="resnet101", train_sizes=(800,), published=False
-    ),
+    "bmask_rcnn_R_101_FPN_3x": _bmask(_detectron2("3x"), backbone="resnet101", train_sizes=(800,)),
     "bmask_rcnn_R_50_FPN_cityscapes": _bmask(_detectron2_cityscapes()),
     "cascade_bmask_rcnn_R_50_FPN_1x": _cascade(_BMASK_R50),
     "cascade_bmask_rcnn_R_101_FPN_1x": _cascade(replace(_BMASK_R50, backbone="resnet101")),
@@ -209,6 +204,7 @@ PRESETS: Mapping[str, Preset] = {
         test_size=1024,
         max_size=2048,
     ),
+    # to load its weights: rounds are as long as COCO's, and rare categories are not repeated
     "refinemask_r50_lvis_1x": _refinemask(
         12,
         data="lvis",
