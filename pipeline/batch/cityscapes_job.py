@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.batch.job import Loaded, as_prediction, usual_size
@@ -18,8 +17,6 @@ from pipeline.files import stamp
 from pipeline.formats import cityscapes
 from pipeline.images import read_image
 from pipeline.instance import Prediction
-
-EMPTY = "no instances: the empty txt is copied"
 
 
 class CityscapesJob:
@@ -85,9 +82,10 @@ class CityscapesJob:
         path = self._paths[key]
         parsed = cityscapes.parse_prediction_file(path, self.source)
         if not parsed.lines:
-            # what a detector writes where it found nothing: the image is not needed
-            nothing = np.zeros((0, 0, 3), np.uint8)
-            return Loaded(nothing, Prediction((0, 0), ()), (EMPTY,), parsed)
+            raise ValueError(
+                f"{path}: expected lines 'file label score', got an empty file; "
+                "nothing to refine, it is copied as it is"
+            )
         for name in _mask_names(key, parsed):
             if self._owners.get(name, key) != key:
                 raise ValueError(
@@ -119,7 +117,12 @@ class CityscapesJob:
         return self._out.first_existing(entry["files"]) is not None
 
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
-        """Nothing is left to write."""
+        """Copy empty txts: an evaluation wants one for each image."""
+        for key in failed:
+            with suppress(ValueError):  # damaged: it is among the failures with the reason
+                parsed = cityscapes.parse_prediction_file(self._paths[key], self.source)
+                if not parsed.lines:
+                    self._out.write({key: parsed.content})
 
     def existing_output(self) -> Path | None:
         """The first file that a run would overwrite."""

@@ -211,6 +211,10 @@ DAMAGES = {
         lambda at: Image.fromarray(noise()).save(at.images / "bad_twice.jpg"),
         r"expected one image with the stem 'bad_twice', found 2: bad_twice\.jpg, bad_twice\.png",
     ),
+    "bad_empty": (
+        lambda at: (at.pred / "bad_empty_pred.txt").write_bytes(b""),
+        r"bad_empty_pred\.txt: expected lines 'file label score', got an empty file",
+    ),
     "bad_image": (
         lambda at: cut(at.images / "bad_image.png"),
         r"bad_image\.png: expected a readable image, got: .*truncated",
@@ -253,17 +257,18 @@ def test_what_is_wrong_in_a_folder_is_said_and_the_rest_is_done(start, bpr, tmp_
 
     done = Done.wait(start(pred, "--images", images, "--out", out))
     assert done.code == 1
-    assert done.counts == (8, 17, 0, 9)
+    assert done.counts == (8, 18, 0, 10)
     assert len(done.failed) == len(DAMAGES)
     for line, (stem, (_, reason)) in zip(done.failed, sorted(DAMAGES.items()), strict=True):
         assert re.search(rf"^failed: {stem}_pred\.txt: .*{reason}", line), line
     written = content(out)
+    assert written.pop("bad_empty_pred.txt") == b""
     assert not any(name.startswith("bad_") for name in written)
     assert written.keys() == {name for name in content(pred) if not name.startswith("bad_")}
     assert_whole(out, pred)
 
     report = json.loads((out / "report.json").read_text())
-    assert report["images"] == {"total": 17, "refined": 8, "already_done": 0, "failed": 9}
+    assert report["images"] == {"total": 18, "refined": 8, "already_done": 0, "failed": 10}
     assert [f"failed: {f['image']}: {f['reason']}" for f in report["failures"]] == done.failed
     noted = {note["image"].removesuffix("_pred.txt"): note["note"] for note in report["notes"]}
     assert noted == NOTES
@@ -276,12 +281,12 @@ def test_what_is_wrong_in_a_folder_is_said_and_the_rest_is_done(start, bpr, tmp_
         shutil.copy(tmp_path / f"repaired_images/{stem}.png", images)
     done = bpr(pred, "--images", images, "--out", out)
     assert (done.code, done.failed) == (0, [])
-    assert done.counts == (9, 17, 8, 0)
+    assert done.counts == (10, 18, 8, 0)
     assert content(out).keys() == content(pred).keys()
     assert_whole(out, pred)
     assert {name: content(out)[name] for name in written} == written
     report = json.loads((out / "report.json").read_text())
-    assert report["images"] == {"total": 17, "refined": 9, "already_done": 8, "failed": 0}
+    assert report["images"] == {"total": 18, "refined": 10, "already_done": 8, "failed": 0}
     assert report["failures"] == []
     assert len(report["notes"]) == len(NOTES)
 
