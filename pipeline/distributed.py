@@ -40,6 +40,8 @@ _LOST = (
     exceptions.ObjectLostError,
     exceptions.RayActorError,
 )
+logger = logging.getLogger(__name__)
+
 DIED = f"its process died {RETRIES + 1} times"
 
 
@@ -362,7 +364,11 @@ def _extract(shard: Shard, crashed: dict[str, str]) -> Any:
 
 def _read(job: Job, key: str, known: Any, settings: PatchSettings) -> tuple[Any, Plan | None]:
     """What is known of the image, for the scheduling process, and its plan, for an actor."""
+    _be_one_of_many()
+    logger.info("image %s: reading", key)
     result = _telling(read_image, job, key, known, settings)
+    if isinstance(result, Outcome) and result.reason:
+        logger.warning("image %s: %s", key, result.reason)
     return result if isinstance(result, tuple) else (result, None)
 
 
@@ -382,6 +388,8 @@ class _Network:
     @ray.method(num_returns=2)
     def predict(self, planned: Plan) -> tuple[Any, Answer | None]:
         """Whether it went well, and the answer."""
+        _be_one_of_many()
+        logger.info("image %s: predicting", planned.name)
         (answer,) = predict([planned], self._loaded(), self._batch_size)
         return True, answer
 
@@ -393,6 +401,8 @@ class _Network:
 
 
 def _write(job: Job, image: ReadImage, answer: Answer) -> Any:
+    _be_one_of_many()
+    logger.info("image %s: writing", image.key)
     return _telling(write_image, job, image, answer)
 
 

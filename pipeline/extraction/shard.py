@@ -159,6 +159,7 @@ def _kept(shard: Shard, crashed: Mapping[str, str], tally: _Tally) -> Iterator[K
 
 def _kept_of_image(shard: Shard, position: int, tally: _Tally) -> Iterator[KeptInstance]:
     key, settings = shard.keys[position], shard.settings
+    logger.info("%s, image %s: reading", shard.name, key)  # before it may end the process
     try:
         image = shard.source.read(key, settings.seed)
     except ValueError as error:
