@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from detector.schedule import Schedule
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.log import append_row, forget_rows_after
-from training.processes import ALONE, Process
+from refiner.processes import ALONE, Process
+from refiner.training_checkpoint import load_checkpoint, save_checkpoint
+from refiner.training_log import append_row, forget_rows_after
 
 Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Tensor]]]
 """Images (3, H, W) uint8 RGB; targets with boxes (N, 4), labels (N,) 1..K, masks (N, H, W)."""

@@ -19,7 +19,7 @@ from detector.build import Detector, build_detector
 from detector.categories import Categories, published_categories
 from detector.layouts import Converted, convert, count_categories, find_layout, recognise
 from detector.presets import PRESETS, find_preset
-from training.published import Published, read_published
+from refiner.published import Published, read_published
 
 _METADATA_KEY = "bpr-detector"
 # torchvision names a file by the first digits of its sha256
@@ -130,7 +130,7 @@ def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, De
     batch norms may lack their statistics, and what no detector needs is left over.
 
     Args:
-        path: .pth, .pt or .pkl; see `training.published.read_published`.
+        path: .pth, .pt or .pkl; see `refiner.published.read_published`.
         preset: a name of `PRESETS`; otherwise the first that fits the tensors. Those that fit
             the same tensors differ in training alone.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig, file_sha256, find_weights
 from refiner.network import PatchNetwork
-from training.published import read_published
+from refiner.published import read_published
 
 _METADATA_KEY = "bpr"
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it

@@ -15,10 +15,10 @@ from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from refiner.network import PatchNetwork, normalise, upsample
+from refiner.processes import ALONE, Process
 from refiner.recipes import Recipe
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.log import append_row, forget_rows_after
-from training.processes import ALONE, Process
+from refiner.training_checkpoint import load_checkpoint, save_checkpoint
+from refiner.training_log import append_row, forget_rows_after
 
 IGNORE = 255  # target value without a loss
 LOG_FIELDS = ("step", "loss", "pixel_accuracy", "coarse_accuracy", "learning_rate", "patches_per_s")

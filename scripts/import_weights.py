@@ -12,7 +12,7 @@ from pathlib import Path
 from detector.layouts import find_layout
 from detector.presets import PRESETS
 from refiner.checkpoints import convert_weights
-from training.published import read_published
+from refiner.published import read_published
 
 SHOWN = 8  # tensors or names of each kind; --list prints all
 

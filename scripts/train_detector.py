@@ -22,9 +22,9 @@ from detector.weights import DetectorInfo, load_detector, save_detector
 from pipeline.batch.image_index import ImageIndex
 from pipeline.detection_data import DetectionBatches, DetectionSource, DetectionStream, readable
 from pipeline.evaluation.truths import open_ground_truth
+from refiner.processes import Process, joined
 from scripts.options import parse_path
 from scripts.progress import ProgressLine
-from training.processes import Process, joined
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

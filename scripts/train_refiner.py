@@ -26,12 +26,12 @@ from pipeline.validation import validate
 from refiner.checkpoints import load_model, save_model
 from refiner.model_config import ARCHITECTURES, ModelConfig
 from refiner.network import PatchNetwork, imagenet_network
+from refiner.processes import Process, joined
 from refiner.recipes import RECIPES
 from refiner.torch_predictor import TorchPredictor
 from refiner.training import Trainer, Validate
 from scripts.options import parse_path
 from scripts.progress import ProgressLine
-from training.processes import Process, joined
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

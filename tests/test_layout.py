@@ -10,12 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 MAY_IMPORT = {
-    "training": {"training"},
-    "detector": {"detector", "training"},
-    "refiner": {"refiner", "training"},
+    "refiner": {"refiner"},
+    "detector": {"detector", "refiner"},
     "pipeline": {"pipeline", "detector", "refiner"},
     "service": {"service", "pipeline", "detector", "refiner"},
-    "scripts": {"scripts", "service", "pipeline", "detector", "refiner", "training"},
+    "scripts": {"scripts", "service", "pipeline", "detector", "refiner"},
 }
 ONLY_IN = {
     "ray": ["pipeline/distributed.py", "service/deployment.py"],
