@@ -152,7 +152,7 @@ def _kept(shard: Shard, crashed: Mapping[str, str], tally: _Tally) -> Iterator[K
     for position, key in enumerate(shard.keys):
         if key in crashed:
             tally.failures.append(FailedImage(key, crashed[key], crashed=True))
-            logger.warning("%s, image %s: %s", shard.name, key, crashed[key])
+            logger.info("%s, image %s: %s", shard.name, key, crashed[key])
         else:
             yield from _kept_of_image(shard, position, tally)
 
@@ -164,7 +164,7 @@ def _kept_of_image(shard: Shard, position: int, tally: _Tally) -> Iterator[KeptI
         image = shard.source.read(key, settings.seed)
     except ValueError as error:
         tally.failures.append(FailedImage(key, str(error)))
-        logger.warning("%s, image %s: %s", shard.name, key, error)
+        logger.info("%s, image %s: %s", shard.name, key, error)
         return
     tally.images += 1
     kept = 0
