@@ -1,6 +1,7 @@
 """`bpr refine` starts without what takes seconds to import."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,9 @@ def test_refining_an_image_with_known_weights_imports_nothing_heavy(tmp_path):
         *("--masks", str(tmp_path / "mask.png"), "--weights", str(weights), "--device", "cpu"),
         *("--out", str(tmp_path / "out"), "--overwrite"),
     ]
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert first.stderr.strip() == "torch timm"  # to convert the weights, once
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     assert (tmp_path / "out/mask.png").exists()
