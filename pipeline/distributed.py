@@ -208,12 +208,16 @@ class RefiningCluster:
         keys = iter(job.keys())
         limit = max(self._cluster.object_store_bytes // BYTES_PER_IMAGE, 2)
         limit = min(limit, WAITING_PER_CPU * (self._cluster.num_cpus + len(self._actors)))
-        while True:
-            for key in islice(keys, max(limit - run.num_images, 0)):
-                run.begin(key)
-            if run.num_images == 0:
-                break
-            run.go_on()
+        try:
+            while True:
+                for key in islice(keys, max(limit - run.num_images, 0)):
+                    run.begin(key)
+                if run.num_images == 0:
+                    return
+                run.go_on()
+        except BaseException:
+            run.call_off()
+            raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +278,10 @@ class _Refinement:
         else:
             written = _write_task.remote(self._job.part(step.key), step.image, step.answer)
             self._steps[written] = _Step("write", step.key)
+
+    def call_off(self) -> None:
+        """End what is on its way."""
+        _call_off(list(self._steps))
 
     def _begin_predicting(self) -> None:
         """An actor that dies takes all its calls along: then each of them is tried alone."""
