@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.batch.cityscapes_job import CityscapesJob
+from pipeline.batch.coco_job import CocoJob
 from pipeline.batch.engine import InThisProcess
 from pipeline.batch.run import Progress, run_batch
 from pipeline.extraction.run import Extraction, extract, one_after_another
 from pipeline.extraction.settings import FOLDERS, ExtractionSettings
 from pipeline.extraction.shard import extract_shard
+from pipeline.formats import rle
 from pipeline.images import read_header
+from pipeline.instance import Mask
 from pipeline.predictor import KeepCoarse
 from pipeline.settings import PatchSettings
 from refiner.predictor import load_predictor
@@ -129,6 +135,31 @@ def test_an_image_that_always_ends_its_process_is_left_out_of_its_shard(
     assert digests(tmp_path / "out") == expected
 
 
+@pytest.mark.slow
+def test_logs_of_workers_name_image_and_shard(
+    two_workers: Cluster, data: Path, tmp_path: Path
+) -> None:
+    source = open_dataset(data)
+    deadly = DeadlyPredictions(source.predictions, frozenset({"image_03"}))
+    settings = replace(SETTINGS, split="logged")  # no other test logs these names
+    extract(
+        Extraction(replace(source, predictions=deadly), settings, tmp_path), two_workers.extract
+    )
+    logged = worker_logs()
+    assert "logged-000000, image image_00: reading" in logged
+    assert "logged-000001, image image_03: reading" in logged  # also of who died of it
+    assert f"logged-000001, image image_03: {DIED}" in logged
+    assert "logged-000003: 1 images" in logged
+
+
+def worker_logs() -> str:
+    """What the processes of the Ray that this one has started have logged so far."""
+    import ray
+
+    folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    return "".join(path.read_text() for path in folder.glob("worker-*.err"))
+
+
 # refinement
 
 
@@ -154,6 +185,61 @@ def test_two_workers_refine_as_one_process_does(
     for report in reports:
         del report["elapsed_s"], report["images"]
     assert reports[0] == reports[1]
+
+
+def write_results(data: Path) -> Path:
+    """The predictions of a dataset as COCO results, images and entries mixed."""
+    records = []
+    for path in sorted((data / "pred").glob("*_pred.txt"), reverse=True):
+        for line in path.read_text().splitlines():
+            name, label, score = line.split()
+            mask = Mask.from_array(np.asarray(Image.open(path.parent / name)) != 0)
+            record = {"image_id": path.name.removesuffix("_pred.txt"), "category_id": int(label)}
+            records.append({**record, "segmentation": rle.encode(mask), "score": float(score)})
+    results = data / "results.json"
+    results.write_text(json.dumps(records[::2] + records[1::2]))
+    return results
+
+
+@pytest.mark.slow
+def test_two_workers_refine_coco_results_as_one_process_does(
+    two_workers: Cluster, tmp_path: Path, random_weights: Path
+) -> None:
+    data = write_dataset(tmp_path / "data", 5)
+    results = write_results(data)
+    (data / "images/image_02.png").write_bytes(b"no image")
+    load = partial(load_predictor, random_weights, "cpu", "torch")
+    failures = []
+    for name, engine in (
+        ("one", InThisProcess(load(), 32)),
+        ("two", two_workers.refiner(load, INPUT_SIZE, 32, "auto")),
+    ):
+        (tmp_path / name).mkdir()
+        job = CocoJob(results, data / "images", None, tmp_path / name / "refined.json")
+        progress = run_batch(job, engine, PATCHES, {})
+        assert (progress.done, len(progress.failures)) == (4, 1)
+        failures.append(progress.failures)
+    assert failures[0] == failures[1]
+    one, two = ((tmp_path / name / "refined.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+    before = {(r["image_id"], r["score"]): r for r in json.loads(results.read_text())}
+    refined = json.loads(one)
+    assert len(refined) == 8
+    assert any(
+        r["segmentation"] != before[r["image_id"], r["score"]]["segmentation"] for r in refined
+    )
+
+
+@pytest.mark.slow
+def test_logs_of_workers_that_refine_name_the_image(two_workers: Cluster, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", 9)  # no other test has the last two
+    (data / "pred/image_08_1.png").unlink()
+    load = partial(KeepCoarse, INPUT_SIZE)
+    refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
+    logged = worker_logs()
+    for step in ("reading", "predicting", "writing"):
+        assert f"image image_07_pred.txt: {step}" in logged
+    assert re.search(r"image image_08_pred\.txt: .*image_08_1\.png", logged)
 
 
 def test_images_that_cannot_be_read_fail_on_a_cluster_as_they_do_here(
@@ -190,8 +276,6 @@ def test_a_killed_actor_changes_nothing(two_workers: Cluster, data: Path, tmp_pa
 def test_an_image_that_always_ends_the_network_fails_alone(
     two_workers: Cluster, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     data = write_dataset(tmp_path / "data", 5)
     Image.new("RGB", (128, 96), (1, 2, 3)).save(data / "images/image_02.png")
     load = partial(DeadlyNetwork, INPUT_SIZE, (1, 2, 3))
