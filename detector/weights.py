@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from detector.build import Detector, build_detector
 from detector.categories import Categories, published_categories
 from detector.layouts import Converted, convert, count_categories, find_layout, recognise
 from detector.presets import PRESETS, find_preset
+from refiner.checkpoints import read_safetensors
 from refiner.published import Published, read_published
 
 _METADATA_KEY = "bpr-detector"
@@ -240,12 +240,7 @@ def _check(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 def _read_own(path: Path) -> tuple[Detector, DetectorInfo]:
     if not path.is_file():
         raise ValueError(f"{path}: expected a file with weights, got no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a complete safetensors file, got {error}") from error
+    metadata, tensors = read_safetensors(path)
     if _METADATA_KEY not in metadata:
         kind = "of a refiner" if "bpr" in metadata else "of something else"
         raise ValueError(f"{path}: expected weights of a detector, got weights {kind}")

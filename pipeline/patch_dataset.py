@@ -18,7 +18,7 @@ from pipeline.extraction.layouts import INDEX_COLUMNS
 from pipeline.extraction.run import FORMAT, manifest_name
 from pipeline.images import IGNORE, read_image, read_mask
 from pipeline.instance import Int64Array, UInt8Array
-from pipeline.training_patches import StreamSettings, photometric
+from pipeline.training_patches import StreamSettings, batch_numbers, photometric
 
 
 class Patches(Protocol):
@@ -167,14 +167,7 @@ class PatchDataset(IterableDataset[tuple[UInt8Array, UInt8Array]]):
         self.start, self.stride = start, stride
 
     def __iter__(self) -> Iterator[tuple[UInt8Array, UInt8Array]]:
-        from torch.utils.data import get_worker_info
-
-        worker = get_worker_info()
-        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        number = self.start + offset * self.stride
-        while True:
-            yield self.batch(number)
-            number += step * self.stride
+        return map(self.batch, batch_numbers(self.start, self.stride))
 
     def batch(self, number: int) -> tuple[UInt8Array, UInt8Array]:
         """Make batch `number`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,14 +87,7 @@ class PatchStream(IterableDataset[tuple[UInt8Array, UInt8Array]]):
         self.start, self.stride = start, stride
 
     def __iter__(self) -> Iterator[tuple[UInt8Array, UInt8Array]]:
-        from torch.utils.data import get_worker_info
-
-        worker = get_worker_info()
-        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        number = self.start + offset * self.stride
-        while True:
-            yield self.batch(number)
-            number += step * self.stride
+        return map(self.batch, batch_numbers(self.start, self.stride))
 
     def batch(self, number: int) -> tuple[UInt8Array, UInt8Array]:
         """Make batch `number`."""
@@ -233,6 +227,15 @@ def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
     target = np.asarray(share > 0.5, np.uint8)
     target[unknown > 0.3] = IGNORE
     return target
+
+
+def batch_numbers(start: int, stride: int) -> Iterator[int]:
+    """start, start + stride, ... without end, dealt among the workers of a DataLoader."""
+    from torch.utils.data import get_worker_info
+
+    worker = get_worker_info()
+    offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+    return itertools.count(start + offset * stride, step * stride)
 
 
 def photometric(patches: UInt8Array, rng: np.random.Generator) -> UInt8Array:

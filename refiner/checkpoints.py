@@ -150,13 +150,22 @@ def convert_weights(source: Path, out: Path) -> ImportReport:
     return ImportReport(Path(source), Path(out), config.architecture, num_tensors, config)
 
 
-def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file.
+
+    Raises:
+        ValueError: the file is damaged, or no safetensors file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a complete safetensors file, got {error}") from error
+
+
+def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
+    metadata, tensors = read_safetensors(path)
     if _METADATA_KEY not in metadata:
         raise ValueError(
             f"{path}: expected weights written by bpr, got a safetensors file without "
