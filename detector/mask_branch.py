@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -166,3 +168,44 @@ def mask_targets(positives: Positives, sides: Sequence[int], clip: bool = False)
                 cut = roi_align(mask, [boxes[chosen]], side, 1.0, sampling_ratio=0, aligned=True)
                 target[here[chosen]] = (cut[:, 0] >= 0.5).float()
     return targets
+
+
+def polygon_targets(
+    polygons: Sequence[Sequence[np.ndarray[Any, Any]]],
+    boxes: Tensor,
+    side: int,
+    min_side: float = 0.1,
+) -> Tensor:
+    """What masks should be in boxes where objects are polygons: drawn in the frame of the box.
+
+    Args:
+        polygons: of each box's object: its parts, (2 K,) x0, y0, x1, y1, ... of K >= 3 points in
+            the pixels of the boxes.
+        boxes: (N, 4) x0, y0, x1, y1.
+        side: of the targets, S.
+        min_side: smaller boxes are enlarged by no more than one of this side, in pixels:
+            0.1 in detectron2, 1 in mmdetection.
+
+    Returns:
+        (N, S, S) float32, 0 or 1.
+
+    Raises:
+        ValueError: an object without polygons, or a part that is none.
+
+    Source: detectron2, `rasterize_polygons_within_box`; mmdetection,
+    `PolygonMasks.crop_and_resize`.
+    """
+    targets = np.zeros((len(boxes), side, side), np.float32)
+    corners = boxes.detach().float().cpu().numpy()
+    for number, (parts, box) in enumerate(zip(polygons, corners, strict=True)):
+        # pycocotools takes four numbers for a box
+        if not parts or any(part.ndim != 1 or len(part) < 6 or len(part) % 2 for part in parts):
+            raise ValueError(
+                f"polygons of box {number}: expected at least one, each x0, y0, x1, y1, ... of "
+                f"three points or more, got shapes {[part.shape for part in parts]}"
+            )
+        scale = side / np.maximum(box[2:] - box[:2], np.float32(min_side))
+        drawn = [((part.reshape(-1, 2) - box[:2]) * scale).ravel().tolist() for part in parts]
+        code = coco_mask.merge(coco_mask.frPyObjects(drawn, side, side))
+        targets[number] = coco_mask.decode(code)
+    return torch.from_numpy(targets).to(boxes.device)

@@ -19,7 +19,7 @@ from detector.anchors import SIDES, STRIDES, PyramidAnchors
 from detector.box_coder import ClampedBoxCoder
 from detector.box_stage import box_losses
 from detector.detections import Detections, paste
-from detector.mask_branch import Positives, mask_targets
+from detector.mask_branch import Positives, mask_targets, polygon_targets
 from detector.pooling import PyramidPool, box_levels, indexed
 from detector.resizing import resize_image, resized_size
 from tests.detector.conftest import Arrays
@@ -250,3 +250,36 @@ def test_targets_of_polygons_differ_from_those_of_bitmaps_only_on_edges(
     for name in ("d2_poly_target28", "mm_poly_target28"):
         different = target.bool() != tensor(expected[name]).bool()
         assert different.float().mean() < 0.03, name
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+@pytest.mark.parametrize(("name", "min_side"), [("d2", 0.1), ("mm", 1.0)])
+def test_targets_of_polygons_are_those_of_the_loaders(
+    name: str, min_side: float, expected: Arrays
+) -> None:
+    polygons = [
+        [expected["poly_obj0_part0"]],
+        [expected["poly_obj1_part0"], expected["poly_obj1_part1"]],
+    ]
+    target = polygon_targets(polygons, tensor(expected["poly_boxes"]), 28, min_side)
+    assert target.to(torch.uint8).equal(tensor(expected[f"{name}_poly_target28"]))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+def test_targets_of_polygons_lie_in_the_frame_of_the_box() -> None:
+    left = np.array([2.0, 4, 6, 4, 6, 12, 2, 12])  # the left half of the first box
+    boxes = torch.tensor([[2.0, 4, 10, 12], [6.0, 4, 10, 12], [2.0, 4, 2.5, 4.5]])
+    drawn = polygon_targets([[left]] * 3, boxes, 8)
+    assert drawn[0, :, :4].all()
+    assert not drawn[0, :, 4:].any()
+    assert not drawn[1].any()
+    assert drawn[2].all()
+    # enlarged no more than a box of 8 pixels, so that its first pixels are those of the image
+    assert polygon_targets([[left]], boxes[2:], 8, min_side=8)[0].equal(drawn[0])
+    assert polygon_targets([], torch.zeros(0, 4), 8).shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("parts", [[], [np.zeros(4)], [np.zeros(7)], [np.zeros((3, 2))]])
+def test_what_is_no_polygon_is_refused(parts: list[np.ndarray[Any, Any]]) -> None:
+    with pytest.raises(ValueError, match="polygons of box 0: expected at least one"):
+        polygon_targets([parts], torch.tensor([[0.0, 0, 8, 8]]), 8)
