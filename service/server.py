@@ -18,6 +18,10 @@ from service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 
+# the end waits for this long without work: who heard the last answer may be asking again
+_QUIET_TICKS = 5  # of a tenth of a second
+_LAST_WORD_S = 1.0  # for a client that has connected and not yet asked
+
 
 class DrainingServer(uvicorn.Server):
     """Refuses new requests from the first SIGTERM or SIGINT on, in words, and ends when it is idle.
@@ -45,6 +49,7 @@ class DrainingServer(uvicorn.Server):
         self._gate: Gate = app.state.gate
         self._timeout_s = settings.drain_timeout_s
         self._drain_until: float | None = None
+        self._quiet_ticks = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Begin to drain; give up at the second signal."""
@@ -60,7 +65,8 @@ class DrainingServer(uvicorn.Server):
             is_late = time.monotonic() >= self._drain_until
             if is_late:
                 logger.warning("ending with %d requests unfinished", self._gate.in_process)
-            self.should_exit = is_late or self._gate.in_process == 0
+            self._quiet_ticks = 0 if self._gate.in_process else self._quiet_ticks + 1
+            self.should_exit = is_late or self._quiet_ticks > _QUIET_TICKS
         return await super().on_tick(counter)
 
 
@@ -87,12 +93,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _impatient(timeout_s: float) -> type[H11Protocol]:
-    """HTTP that hangs up on a client which does not finish its first headers in time."""
+    """HTTP that hangs up on a client which does not finish its first headers in time.
+
+    At the end of the service a client that has only just connected is still told so.
+    """
 
     class ImpatientProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.loop.call_later(timeout_s, self._hang_up_if_silent)
+
+        def shutdown(self) -> None:
+            """Called for each connection when the service ends."""
+            if self.cycle is None:
+                self.loop.call_later(_LAST_WORD_S, self._hang_up_if_silent)
+            else:
+                super().shutdown()
 
         def send_400_response(self, msg: str) -> None:
             """Answer bytes that are no HTTP; uvicorn would do so on top of an answer too."""

@@ -199,6 +199,14 @@ def post(service, scene):
     return httpx.post(service.url + "/refine", files=scene.mask_parts, timeout=60)
 
 
+def accepts_connections(url):
+    try:
+        socket.create_connection((url.host, url.port)).close()
+    except ConnectionError:
+        return False
+    return True
+
+
 class TestTime:
     def test_a_request_over_its_time_is_told_so_and_costs_no_more(self, predictor, held, scene):
         with running(with_network(predictor, held), request_timeout_s=4, batch_size=1) as service:
@@ -249,8 +257,8 @@ class TestTheProcess:
             while not stop.is_set():
                 try:
                     answer = post(service, scenes[index])
-                except httpx.ConnectError:
-                    return  # it is gone
+                except httpx.TransportError:
+                    return  # it is gone, and never let this one in: they are counted below
                 if answer.status_code == 200:
                     results.append(codes(answer) == want[index])
                 else:
@@ -282,6 +290,18 @@ class TestTheProcess:
         assert len(accepted) == len(results)
         line = accepted[-1]
         assert {"request_id", "seconds", "patches", "network_s", "time", "level"} <= set(line)
+
+    def test_a_client_that_has_connected_is_told_of_the_end(self, weights):
+        with bpr_serve("--weights", str(weights), "--backend", "torch") as service:
+            url = httpx.URL(service.url)
+            with socket.create_connection((url.host, url.port)) as connection:
+                service.process.send_signal(signal.SIGTERM)
+                until(lambda: not accepts_connections(url))
+                connection.sendall(b"POST /refine HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"shutting down" in answer
+            assert service.process.wait(60) == 0
 
     def test_the_log_and_the_settings_hold_no_secret(self, weights, scene, tmp_path):
         config = tmp_path / "bpr.toml"
