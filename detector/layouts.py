@@ -239,6 +239,8 @@ def _branch(names: set[str]) -> str:
         return "bmask"
     if any(name.endswith("mask_head.semantic_logits.weight") for name in names):
         return "refinemask"
+    if any(name.endswith("mask_head.stage_instance_logits.0.weight") for name in names):
+        return "simple_refinemask"
     return "fcn"
 
 

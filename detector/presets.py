@@ -56,7 +56,7 @@ class Preset:
     """A detector and its training. Sides and sizes are in pixels."""
 
     schedule: Schedule
-    mask_branch: Literal["fcn", "bmask", "refinemask"] = "fcn"
+    mask_branch: Literal["fcn", "bmask", "refinemask", "simple_refinemask"] = "fcn"
     cascade: bool = False  # three box stages instead of one
     backbone: str = "resnet50"  # a function of torchvision.models.resnet, or a name of TIMM
     conventions: Conventions = DETECTRON2
@@ -191,6 +191,9 @@ PRESETS: Mapping[str, Preset] = {
     "mask_rcnn_r101_fpn_2x_coco": _mmdetection(24, backbone="resnet101"),
     "refinemask_r50_1x": _refinemask(12),
     "refinemask_r50_2x": _refinemask(24),
+    "refinemask_r50_1x_faster_better": replace(
+        _refinemask(12), mask_branch="simple_refinemask", agnostic_last_stage=True
+    ),
     "refinemask_r101_1x": _refinemask(12, backbone="resnet101"),
     "refinemask_r101_2x": _refinemask(24, backbone="resnet101"),
     "refinemask_r50_cityscapes": replace(

@@ -32,40 +32,53 @@ _START = 1  # the first stage whose mask is used
 _STRIDE = LEVELS["0"]
 
 
-class _ReluConv2d(nn.Conv2d):
+class ReluConv2d(nn.Conv2d):
     """A convolution and ReLU."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H, W)."""
         return super().forward(input).relu()
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """A convolution and ReLU, one level down in checkpoints as mmcv has it."""
 
     def __init__(self, inputs: int, outputs: int, side: int = 3, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = _ReluConv2d(
+        self.conv = ReluConv2d(
             inputs, outputs, side, padding=dilation * (side // 2), dilation=dilation
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H, W)."""
         drawn: Tensor = self.conv(x)
         return drawn
 
 
-class _MultiBranchFusion(nn.Module):
-    """Sees three surroundings at once."""
+class MultiBranchFusion(nn.Module):
+    """Sees three surroundings at once.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: in and out.
+        average: see the mean of the whole box too.
+    """
+
+    def __init__(self, channels: int, average: bool = False) -> None:
         super().__init__()
-        self.dilation_conv_1 = _Convolution(channels, channels, dilation=1)
-        self.dilation_conv_2 = _Convolution(channels, channels, dilation=3)
-        self.dilation_conv_3 = _Convolution(channels, channels, dilation=5)
-        self.merge_conv = _Convolution(channels, channels, side=1)
+        self._average = average
+        self.dilation_conv_1 = Convolution(channels, channels, dilation=1)
+        self.dilation_conv_2 = Convolution(channels, channels, dilation=3)
+        self.dilation_conv_3 = Convolution(channels, channels, dilation=5)
+        self.merge_conv = Convolution(channels, channels, side=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) -> the same."""
         near, middle, far = self.dilation_conv_1, self.dilation_conv_2, self.dilation_conv_3
-        return self.merge_conv(near(x) + middle(x) + far(x))  # type: ignore[no-any-return]
+        seen = near(x) + middle(x) + far(x)
+        if self._average:
+            seen = seen + x.mean(dim=(2, 3), keepdim=True)
+        merged: Tensor = self.merge_conv(seen)
+        return merged
 
 
 class RefineStage(nn.Module):
@@ -76,13 +89,13 @@ class RefineStage(nn.Module):
 
     def __init__(self, semantic: int, channels: int, categories: int) -> None:
         super().__init__()
-        self.semantic_transform_in = _ReluConv2d(semantic, channels, 1)
-        self.semantic_transform_out = _ReluConv2d(channels, channels, 1)
+        self.semantic_transform_in = ReluConv2d(semantic, channels, 1)
+        self.semantic_transform_out = ReluConv2d(channels, channels, 1)
         self.instance_logits = nn.Conv2d(channels, categories, 1)
         self.fuse_conv = nn.Sequential(
-            _ReluConv2d(2 * channels + 2, channels, 1), _MultiBranchFusion(channels)
+            ReluConv2d(2 * channels + 2, channels, 1), MultiBranchFusion(channels)
         )
-        self.fuse_transform_out = _ReluConv2d(channels, channels // 2 - 2, 1)
+        self.fuse_transform_out = ReluConv2d(channels, channels // 2 - 2, 1)
 
     def forward(
         self,
@@ -141,15 +154,15 @@ class RefineMaskHead(nn.Module):
 
     def __init__(self, channels: int, categories: int, agnostic_last: bool = False) -> None:
         super().__init__()
-        self.instance_convs = nn.Sequential(*(_Convolution(channels, channels) for _ in range(2)))
-        self.semantic_convs = nn.Sequential(*(_Convolution(channels, channels) for _ in range(4)))
+        self.instance_convs = nn.Sequential(*(Convolution(channels, channels) for _ in range(2)))
+        self.semantic_convs = nn.Sequential(*(Convolution(channels, channels) for _ in range(4)))
         self.semantic_logits = nn.Conv2d(channels, 1, 1)
         self.stages = nn.ModuleList(
             RefineStage(channels, channels >> number, categories) for number in range(3)
         )
         self.final_instance_logits = nn.Conv2d(channels >> 3, 1 if agnostic_last else categories, 1)
         for layer in self.modules():
-            if isinstance(layer, _ReluConv2d):
+            if isinstance(layer, ReluConv2d):
                 init_convolution(layer)
             elif isinstance(layer, nn.Conv2d):
                 # the reference's larger ones start with losses over 100

@@ -16,6 +16,7 @@ from detector.mask_branch import FcnBranch, MaskBranch, Positives
 from detector.pooling import PyramidPool, indexed
 from detector.presets import Preset
 from detector.refinemask import RefineMaskBranch
+from detector.simple_refinemask import SimpleRefineMaskBranch
 
 Size = tuple[int, int]
 
@@ -23,6 +24,7 @@ BRANCHES: Mapping[str, type[MaskBranch[Any]]] = {
     "fcn": FcnBranch,
     "bmask": BMaskBranch,
     "refinemask": RefineMaskBranch,
+    "simple_refinemask": SimpleRefineMaskBranch,
 }
 
 

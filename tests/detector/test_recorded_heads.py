@@ -21,6 +21,8 @@ from detector.refinemask import (
     semantic_target,
     stage_losses,
 )
+from detector.simple_refinemask import LOSS_WEIGHTS as SIMPLE_LOSS_WEIGHTS
+from detector.simple_refinemask import SimpleRefineMaskHead, sample_points
 from tests.detector.conftest import Arrays
 
 REFINE_PRED = tuple(f"refine_pred{side}" for side in SIDES)
@@ -131,7 +133,7 @@ def test_refinemask_merges_and_learns_as_recorded(arrays: Callable[[str], Arrays
     near(merge_stages([stage.detach() for stage in logits]), expected["bar_merged112"])
     for number, loss in enumerate(stage_losses(logits, targets)):
         near(loss, expected[f"refine_loss_stage{number}_unweighted"])
-    near(instance_loss(logits, targets, (0.5, 0.75, 0.75, 1.0)), expected["bar_loss_simple"])
+    near(instance_loss(logits, targets, SIMPLE_LOSS_WEIGHTS), expected["bar_loss_simple"])
     semantic = tensor(expected["refine_semantic_logits"]).requires_grad_()
     where = mask_loss(semantic, tensor(expected["refine_semantic_target"]))
     near(where, expected["refine_loss_semantic"])
@@ -163,6 +165,36 @@ def test_the_small_refinemask_head_draws_as_recorded(
     near(maps.logits[:, 0], expected["small_semantic_logits"])
     for number, logits in enumerate(drawn):
         near(logits, expected[f"small_stage{number}_logits"])
+
+
+def test_the_simple_refinemask_head_draws_as_recorded(
+    recipe: Any, shapes: Any, arrays: Callable[[str], Arrays]
+) -> None:
+    expected = arrays("refinemask_head")
+    head = load(
+        SimpleRefineMaskHead(32, 3, agnostic_last=True),
+        recipe,
+        shapes["simplerefinemask_head_dim32_cls3_lastagnostic"],
+        "roi_head.mask_head.",
+    )
+    maps = head.prepare({"0": tensor(expected["small_p2"])})  # type: ignore[operator]
+    drawn = head(
+        tensor(expected["small_instance_features"]),
+        maps,
+        tensor(expected["rois_batch_xyxy"]),
+        tensor(expected["labels0"]),
+    )
+    for number, logits in enumerate(drawn):
+        near(logits, expected[f"simple_stage{number}_logits"])
+
+
+def test_points_are_read_from_the_box_of_their_own_image() -> None:
+    ramp = torch.arange(8.0).expand(1, 6, 8)
+    maps = torch.stack([ramp, 10 * ramp])  # the column, and ten times it
+    rois = torch.tensor([[1.0, 8, 4, 24, 20], [0.0, 8, 4, 24, 20], [0.0, 100, 100, 120, 120]])
+    read = sample_points(maps, rois, 2)
+    columns = torch.tensor([[2.5, 4.5], [2.5, 4.5]])  # at x of 12 and 20, pixels of 4
+    near(read[:, 0], torch.stack([10 * columns, columns, torch.zeros(2, 2)]))
 
 
 def test_the_full_refinemask_head_draws_as_recorded(

@@ -13,7 +13,7 @@ COCO = ("person", "bicycle", "car")
 CITY = ("car", "rider", "person")
 
 
-@pytest.mark.parametrize("branch", ["fcn", "bmask", "refinemask"])
+@pytest.mark.parametrize("branch", ["fcn", "bmask", "refinemask", "simple_refinemask"])
 @pytest.mark.parametrize("cascade", [False, True])
 def test_known_categories_keep_their_outputs_and_new_ones_stay_random(branch, cascade):
     preset = tiny(mask_branch=branch, cascade=cascade)

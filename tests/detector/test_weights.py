@@ -131,6 +131,23 @@ def test_every_published_tensor_is_used_or_named(
     assert {key: value.shape for key, value in converted.tensors.items()} == wanted
 
 
+def test_the_later_refinemask_is_recognised_by_its_head(shapes: Mapping[str, Any]) -> None:
+    """The recorded detector with the recorded names of the other head."""
+    name = "refinemask_r50_1x_faster_better"
+    with torch.device("meta"):
+        model = build_detector(PRESETS[name], 8)
+    tensors = meta(shapes["mm_refinemask_cityscapes"])
+    tensors = {key: value for key, value in tensors.items() if ".mask_head." not in key}
+    head = model.roi_heads.mask_branch.head.state_dict()
+    for key in shapes["simplerefinemask_head_dim32_cls3_lastagnostic"]:
+        tensors[f"roi_head.mask_head.{key}"] = head[key]
+    assert recognise(tensors, "mmdetection") == name
+    converted = convert(tensors, "mmdetection")
+    assert not converted.unknown
+    wanted = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in converted.tensors.items()} == wanted
+
+
 @pytest.mark.parametrize("backbone", ["resnet101", "resnext101_32x8d"])
 def test_other_backbones_are_recognised_by_their_tensors(backbone: str) -> None:
     name = next(
