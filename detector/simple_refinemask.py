@@ -96,7 +96,7 @@ def sample_points(feature: Tensor, rois: Tensor, side: int) -> Tensor:
         points = functional.grid_sample(
             of_image[None], grid[here].reshape(1, -1, side, 2), align_corners=False
         )
-        read[here] = points[0].unflatten(1, (len(here), side)).transpose(0, 1)
+        read[here] = points.reshape(-1, len(here), side, side).transpose(0, 1)
     return read
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detector.bmask import BMaskBranch
 from detector.pooling import indexed
@@ -19,7 +20,7 @@ from detector.roi_heads import _clipped
 from detector.weights import import_detector
 from tests.detector.conftest import Arrays
 
-SIZE, OUT_SIZE = (128, 160), (150, 188)
+SIZE = (128, 160)
 LEVELS = ("0", "1", "2", "3", "pool")
 PRESET_OF = {
     "d2_maskrcnn": "mask_rcnn_R_50_FPN_1x",
@@ -51,18 +52,18 @@ def test_a_published_detector_computes_what_its_authors_code_does(
         assert batch.image_sizes == [SIZE]
         features = model.backbone(batch.tensors)
         _check_pyramid(model, batch, features, expected)
-        proposals, _ = model.rpn(batch, features)
-        near(proposals[0], expected["proposals"], 1e-3)
+        proposals = _check_proposals(model.rpn, batch, features, expected)
         _check_boxes(model.roi_heads, features, expected)
         _check_masks(model.roi_heads.mask_branch, features, expected)
         # and all at once, not from recorded intermediate results
         found, _ = model.roi_heads(features, proposals, [SIZE])
-        (detections,) = model.transform.postprocess(found, [SIZE], [OUT_SIZE])
+        height, width = expected["out_size_hw"].tolist()
+        (detections,) = model.transform.postprocess(found, [SIZE], [(height, width)])
     near(detections.boxes, expected["out_boxes"], 1e-3)
     near(detections.scores, expected["out_scores"])
     assert (detections.labels.numpy() - 1).tolist() == expected["out_labels0"].tolist()
     packed = expected["out_masks_packed_first12"]
-    masks = np.unpackbits(packed, axis=-1)[..., : OUT_SIZE[1]].astype(bool)
+    masks = np.unpackbits(packed, axis=-1)[..., :width].astype(bool)
     drawn = np.stack([mask.numpy() for mask in islice(detections.masks(), len(masks))])
     assert masks.any()
     assert (drawn != masks).sum() <= 5
@@ -83,6 +84,23 @@ def _check_pyramid(model: Any, batch: Any, features: dict[str, Tensor], expected
         np.concatenate(anchors),
         1e-5,
     )
+
+
+def _check_proposals(
+    rpn: Any, batch: Any, features: dict[str, Tensor], expected: Arrays
+) -> list[Tensor]:
+    proposals, _ = rpn(batch, features)
+    near(proposals[0], expected["proposals"], 1e-3)
+    # and what they are ranked by, which the network keeps to itself
+    logits, deltas = rpn.head(list(features.values()))
+    counts = [level[0].numel() for level in logits]
+    logits, deltas = concat_box_prediction_layers(logits, deltas)
+    anchors = rpn.anchor_generator(batch, list(features.values()))
+    boxes = rpn.box_coder.decode(deltas, anchors).transpose(0, 1)
+    _, ranks = rpn.filter_proposals(boxes, logits, [SIZE], counts)
+    name = "proposal_logits" if "proposal_logits" in expected else "proposal_probs"
+    near(ranks[0], expected[name])
+    return list(proposals)
 
 
 def _check_boxes(heads: Any, features: dict[str, Tensor], expected: Arrays) -> None:
