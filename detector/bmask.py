@@ -10,12 +10,11 @@ from torch.nn import functional
 
 from detector.mask_branch import (
     MaskBranch,
-    Positives,
     at_label,
     init_convolution,
     mask_loss,
-    mask_targets,
 )
+from detector.mask_targets import Positives, mask_targets
 from detector.pooling import PyramidPool
 from detector.presets import Preset
 

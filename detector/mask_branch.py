@@ -1,20 +1,18 @@
-"""What draws masks in boxes: the interface, the plain branch, and what masks should be."""
+"""What draws masks in boxes: the interface, and the plain branch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import roi_align
 
 from detector.backbone import make_norm
+from detector.mask_targets import Positives, mask_targets
 from detector.pooling import PyramidPool, indexed
 from detector.presets import Preset
 
@@ -22,17 +20,6 @@ BATCH = 32
 """Masks drawn together in inference: memory does not grow beyond that."""
 
 Prepared = TypeVar("Prepared")
-
-
-class Positives(NamedTuple):
-    """Boxes on objects, from which a branch learns, all images of a batch in a row."""
-
-    rois: Tensor  # (N, 5) image and box in pixels of the network's input
-    labels: Tensor  # (N,) int64, 1 to K
-    objects: Tensor  # (N,) int64, the object in its image
-    masks: Sequence[Tensor]  # of each image (M, h, w) bool or uint8, of any resolution
-    sizes: Sequence[tuple[int, int]]  # height, width of each image as the network sees it
-    padded: tuple[int, int]  # height, width of the batch of images
 
 
 class MaskBranch(nn.Module, ABC, Generic[Prepared]):
@@ -128,84 +115,3 @@ def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
     if not logits.numel():
         return logits.sum() * 0
     return functional.binary_cross_entropy_with_logits(logits.float(), target.float())
-
-
-def mask_targets(positives: Positives, sides: Sequence[int], clip: bool = False) -> list[Tensor]:
-    """What masks should be in boxes: the objects' own masks, cropped and resized.
-
-    They are cut from masks as they came, not from masks resized with the image: their boundaries
-    are better, and no stack of them is copied.
-
-    Args:
-        positives: boxes and their objects.
-        sides: of the targets, S.
-        clip: move corners of boxes into the image before.
-
-    Returns:
-        For each side (N, S, S) float32, 0 or 1.
-
-    Source: detectron2, `BitMasks.crop_and_resize`; mmdetection, `BitmapMasks.crop_and_resize`.
-    """
-    rois = positives.rois
-    targets = [rois.new_zeros((len(rois), side, side), dtype=torch.float32) for side in sides]
-    for image, (masks, (height, width)) in enumerate(
-        zip(positives.masks, positives.sizes, strict=True)
-    ):
-        here = torch.where(rois[:, 0] == image)[0]
-        scale = rois.new_tensor(
-            [masks.shape[2] / width, masks.shape[1] / height] * 2, dtype=torch.float32
-        )
-        boxes = rois[here, 1:].float()
-        if clip:
-            limit = boxes.new_tensor([width, height] * 2)
-            boxes = torch.minimum(boxes.clamp(min=0), limit)
-        boxes = boxes * scale
-        # one mask at a time: all of them as float32 may be gigabytes
-        for number in sorted(set(positives.objects[here].tolist())):
-            chosen = torch.where(positives.objects[here] == number)[0]
-            mask = masks[number][None, None].to(torch.float32)
-            for side, target in zip(sides, targets, strict=True):
-                cut = roi_align(mask, [boxes[chosen]], side, 1.0, sampling_ratio=0, aligned=True)
-                target[here[chosen]] = (cut[:, 0] >= 0.5).float()
-    return targets
-
-
-def polygon_targets(
-    polygons: Sequence[Sequence[np.ndarray[Any, Any]]],
-    boxes: Tensor,
-    side: int,
-    min_side: float = 0.1,
-) -> Tensor:
-    """What masks should be in boxes where objects are polygons: drawn in the frame of the box.
-
-    Args:
-        polygons: of each box's object: its parts, (2 K,) x0, y0, x1, y1, ... of K >= 3 points in
-            the pixels of the boxes.
-        boxes: (N, 4) x0, y0, x1, y1.
-        side: of the targets, S.
-        min_side: smaller boxes are enlarged by no more than one of this side, in pixels:
-            0.1 in detectron2, 1 in mmdetection.
-
-    Returns:
-        (N, S, S) float32, 0 or 1.
-
-    Raises:
-        ValueError: an object without polygons, or a part that is none.
-
-    Source: detectron2, `rasterize_polygons_within_box`; mmdetection,
-    `PolygonMasks.crop_and_resize`.
-    """
-    targets = np.zeros((len(boxes), side, side), np.float32)
-    corners = boxes.detach().float().cpu().numpy()
-    for number, (parts, box) in enumerate(zip(polygons, corners, strict=True)):
-        # pycocotools takes four numbers for a box
-        if not parts or any(part.ndim != 1 or len(part) < 6 or len(part) % 2 for part in parts):
-            raise ValueError(
-                f"polygons of box {number}: expected at least one, each x0, y0, x1, y1, ... of "
-                f"three points or more, got shapes {[part.shape for part in parts]}"
-            )
-        scale = side / np.maximum(box[2:] - box[:2], np.float32(min_side))
-        drawn = [((part.reshape(-1, 2) - box[:2]) * scale).ravel().tolist() for part in parts]
-        code = coco_mask.merge(coco_mask.frPyObjects(drawn, side, side))
-        targets[number] = coco_mask.decode(code)
-    return torch.from_numpy(targets).to(boxes.device)

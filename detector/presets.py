@@ -34,13 +34,18 @@ class Conventions:
     clamp_shrinking: bool = False  # boxes shrink at most as much as they grow
     min_detection: float = 0.0  # pixels; detections with a side below it are dropped
     norm_eps: float = 1e-5
+    claim_boxes: bool = False  # in training objects are matched by `ClaimingMatcher`
     rpn_beta: float = 0.0  # where the loss of boxes turns from L2 to L1; 0 is L1
 
 
 DETECTRON2 = Conventions(image_std=(1 / 255, 1 / 255, 1 / 255), stride_in_1x1=True)
 DETECTRON2_RESNEXT = Conventions()
 MMDETECTION = Conventions(
-    resize="opencv", top_by_logit=False, nms_by_logit=False, clamp_shrinking=True
+    resize="opencv",
+    top_by_logit=False,
+    nms_by_logit=False,
+    clamp_shrinking=True,
+    claim_boxes=True,
 )
 TORCHVISION = Conventions(
     resize="torchvision",

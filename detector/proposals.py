@@ -10,6 +10,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from detector.anchors import ASPECT_RATIOS, PyramidAnchors
 from detector.box_coder import ClampedBoxCoder
+from detector.matching import ClaimingMatcher
 from detector.presets import Preset
 
 _KEPT = 1000  # by level before NMS, and of an image after it
@@ -40,6 +41,8 @@ class ProposalNetwork(RegionProposalNetwork):
             nms_thresh=0.7,
         )
         self.box_coder = ClampedBoxCoder((1.0,) * 4, preset.conventions.clamp_shrinking)
+        if preset.conventions.claim_boxes:
+            self.proposal_matcher = ClaimingMatcher(0.7, 0.3, claim=0.3)
         self._top_by_logit = preset.conventions.top_by_logit
         self._nms_by_logit = preset.conventions.nms_by_logit
         self._min_side = 0.0 if preset.conventions.exact_geometry else _MIN_SIDE

@@ -13,12 +13,11 @@ from torchvision.ops import roi_align
 from detector.boundary_band import TRAIN_WIDTH, boundary_band, merge, upsample
 from detector.mask_branch import (
     MaskBranch,
-    Positives,
     at_label,
     init_convolution,
     mask_loss,
-    mask_targets,
 )
+from detector.mask_targets import Positives, mask_targets
 from detector.pooling import LEVELS, PyramidPool
 from detector.presets import Preset
 
@@ -217,7 +216,7 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
     def losses(self, prepared: SemanticMaps, positives: Positives) -> dict[str, Tensor]:
         """`instance_loss`, and cross entropy of where any object is."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
-        targets = mask_targets(positives, SIDES, clip=True)
+        targets = mask_targets(positives, SIDES, mmdetection=True)
         height, width = prepared.logits.shape[-2:]
         semantic = semantic_target(positives, (height, width))
         return {

@@ -12,7 +12,9 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from detector.bmask import BMaskBranch
 from detector.box_stage import IOUS, POOLED, WEIGHTS, BoxStage, box_losses
-from detector.mask_branch import FcnBranch, MaskBranch, Positives
+from detector.mask_branch import FcnBranch, MaskBranch
+from detector.mask_targets import Positives
+from detector.matching import ClaimingMatcher
 from detector.pooling import PyramidPool, indexed
 from detector.presets import Preset
 from detector.refinemask import RefineMaskBranch
@@ -53,6 +55,8 @@ class DetectorHeads(RoIHeads):
             nms_thresh=preset.nms_iou,
             detections_per_img=preset.detections,
         )
+        if preset.conventions.claim_boxes:
+            self.proposal_matcher = ClaimingMatcher(IOUS[0], IOUS[0], claim=IOUS[0])
         self.box_pool = PyramidPool(POOLED, preset.conventions.exact_geometry)
         self.box_stages = nn.ModuleList(
             BoxStage(preset, categories, number) for number in range(3 if preset.cascade else 1)
@@ -69,7 +73,7 @@ class DetectorHeads(RoIHeads):
         features: dict[str, Tensor],
         proposals: list[Tensor],
         image_shapes: list[Size],
-        targets: list[dict[str, Tensor]] | None = None,
+        targets: list[dict[str, Any]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Find instances, or learn.
 
@@ -147,7 +151,7 @@ class DetectorHeads(RoIHeads):
         features: Mapping[str, Tensor],
         proposals: list[Tensor],
         sizes: list[Size],
-        targets: list[dict[str, Tensor]] | None,
+        targets: list[dict[str, Any]] | None,
     ) -> dict[str, Tensor]:
         assert targets is not None  # GeneralizedRCNN has looked
         boxes, objects, labels, offsets = self.select_training_samples(proposals, targets)
@@ -186,6 +190,7 @@ class DetectorHeads(RoIHeads):
             [target["masks"] for target in targets],
             sizes,
             (features["0"].shape[2] * 4, features["0"].shape[3] * 4),
+            [target.get("polygons", [()] * len(target["masks"])) for target in targets],
         )
         losses.update(self.mask_branch.losses(self.mask_branch.prepare(features), positives))
         return losses
@@ -194,7 +199,7 @@ class DetectorHeads(RoIHeads):
         return [cast(BoxStage, stage) for stage in self.box_stages]
 
     def _relabel(
-        self, boxes: list[Tensor], stage: BoxStage, targets: list[dict[str, Tensor]]
+        self, boxes: list[Tensor], stage: BoxStage, targets: list[dict[str, Any]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Boxes of the stage before -> boxes, objects, labels, offsets for this one."""
         chosen, objects, labels, offsets = [], [], [], []

@@ -16,11 +16,10 @@ from torch.nn import functional
 from detector.boundary_band import upsample
 from detector.mask_branch import (
     MaskBranch,
-    Positives,
     at_label,
     init_convolution,
-    mask_targets,
 )
+from detector.mask_targets import Positives, mask_targets
 from detector.pooling import LEVELS, PyramidPool
 from detector.presets import Preset
 from detector.refinemask import (
@@ -96,7 +95,7 @@ def sample_points(feature: Tensor, rois: Tensor, side: int) -> Tensor:
         points = functional.grid_sample(
             of_image[None], grid[here].reshape(1, -1, side, 2), align_corners=False
         )
-        read[here] = points.reshape(-1, len(here), side, side).transpose(0, 1)
+        read[here] = points.reshape(feature.shape[1], len(here), side, side).transpose(0, 1)
     return read
 
 
@@ -182,5 +181,5 @@ class SimpleRefineMaskBranch(MaskBranch[ImageMaps]):
     def losses(self, prepared: ImageMaps, positives: Positives) -> dict[str, Tensor]:
         """`instance_loss` alone."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
-        targets = mask_targets(positives, SIDES, clip=True)
+        targets = mask_targets(positives, SIDES, mmdetection=True)
         return {"loss_instance": instance_loss(logits, targets, LOSS_WEIGHTS)}

@@ -18,8 +18,9 @@ from refiner.processes import ALONE, Process
 from refiner.training_checkpoint import load_checkpoint, save_checkpoint
 from refiner.training_log import append_row, forget_rows_after
 
-Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Tensor]]]
-"""Images (3, H, W) uint8 RGB; targets with boxes (N, 4), labels (N,) 1..K, masks (N, H, W)."""
+Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
+"""Images (3, H, W) uint8 RGB; targets with boxes (N, 4), labels (N,) 1..K, masks (N, H, W), and
+perhaps polygons, for each object as `Positives` has them."""
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -134,7 +135,7 @@ class Trainer:
         }
 
     def _train_step(
-        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]
     ) -> dict[str, Tensor]:
         """One step; returns the losses of this process."""
         for group in self.optimizer.param_groups:
@@ -144,7 +145,10 @@ class Trainer:
         torch.manual_seed(int(draws.generate_state(1)[0]))
         pixels = [image.to(self._device, non_blocking=True).float() / 255 for image in images]
         objects = [
-            {name: value.to(self._device, non_blocking=True) for name, value in target.items()}
+            {
+                name: value.to(self._device, non_blocking=True) if torch.is_tensor(value) else value
+                for name, value in target.items()
+            }
             for target in targets
         ]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):

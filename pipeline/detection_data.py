@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.batch.job import words
-from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.ground_truth import Annotation, GroundTruth
 from pipeline.formats.cityscapes import image_stems
 from pipeline.images import read_image
-from pipeline.instance import Instance, UInt8Array
+from pipeline.instance import Float64Array, UInt8Array
 
 MAX_TRIES = 1000  # images drawn in a row without an object
 
@@ -29,7 +30,7 @@ class PhotographWithObjects:
     """One image and its objects."""
 
     pixels: UInt8Array  # (H, W, 3) RGB
-    objects: tuple[Instance, ...]  # labels are the data set's
+    objects: tuple[Annotation, ...]  # labels are the data set's
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +74,13 @@ class DetectionSource:
             raise ValueError(
                 f"ground truth of {key}: expected labels of its categories, got {min(unknown)}"
             )
-        objects = tuple(
-            Instance(item.mask, item.label, 1.0) for item in truth.objects if not item.mask.is_empty
-        )
+        objects = tuple(item for item in truth.objects if not item.mask.is_empty)
         return PhotographWithObjects(pixels, objects)
 
 
-Target = dict[str, Tensor]
-"""boxes (N, 4) float32 x0, y0, x1, y1; labels (N,) int64, 1..K; masks (N, H, W) bool."""
+Target = dict[str, Any]
+"""boxes (N, 4) float32 x0, y0, x1, y1; labels (N,) int64, 1..K; masks (N, H, W) bool; polygons:
+for each object what its mask was drawn from, as in `Annotation`."""
 
 DetectionBatch = tuple[list[Tensor], list[Target]]
 """Images (3, H, W) uint8 RGB, and what is in each."""
@@ -177,20 +177,40 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
     def _sample(
         self, photograph: PhotographWithObjects, rng: np.random.Generator
     ) -> tuple[Tensor, Target]:
-        pixels = photograph.pixels
-        masks = np.stack([instance.mask.to_array() for instance in photograph.objects])
-        boxes = np.array([instance.mask.window for instance in photograph.objects], np.float32)
+        pixels, objects = photograph.pixels, photograph.objects
+        height, width = pixels.shape[:2]
+        masks = np.stack([item.mask.to_array() for item in objects])
+        boxes = np.array([_box(item, width, height) for item in objects], np.float32)
+        polygons = [item.polygons for item in objects]
         if self._settings.flip and rng.random() < 0.5:
             pixels, masks = pixels[:, ::-1], masks[..., ::-1]
-            boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
-        labels = [self._numbers[instance.label] for instance in photograph.objects]
+            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+            polygons = [tuple(_mirrored(part, width) for part in parts) for parts in polygons]
+        labels = [self._numbers[item.label] for item in objects]
         target = {
             "boxes": torch.from_numpy(boxes),
             "labels": torch.tensor(labels),
             "masks": torch.from_numpy(np.ascontiguousarray(masks)),
+            "polygons": polygons,
         }
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), target
+
+
+def _box(item: Annotation, width: int, height: int) -> tuple[float, ...]:
+    """Around an object inside the image: of its polygons if it has some, as COCO's own boxes."""
+    if item.polygons:
+        points = np.concatenate([part.reshape(-1, 2) for part in item.polygons])
+        x0, y0 = points.min(axis=0).clip(0).tolist()
+        x1, y1 = points.max(axis=0).clip(max=(width, height)).tolist()
+        if x0 < x1 and y0 < y1:
+            return x0, y0, x1, y1
+    return item.mask.window
+
+
+def _mirrored(part: Float64Array, width: int) -> Float64Array:
+    points = part.reshape(-1, 2)
+    return np.column_stack([width - points[:, 0], points[:, 1]]).ravel()
 
 
 def readable(batches: Iterable[DetectionBatch | ValueError]) -> Iterator[DetectionBatch]:

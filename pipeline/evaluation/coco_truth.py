@@ -7,6 +7,8 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
 from pipeline.evaluation.lvis_categories import with_coco_categories
 from pipeline.formats import rle
@@ -120,13 +122,16 @@ class CocoTruth:
         annotations = []
         for index in self._annotations.get(image["id"], []):
             item = self.content["annotations"][index]
+            segmentation = item.get("segmentation")
             try:
-                mask = rle.decode(item.get("segmentation"), size)
+                mask = rle.decode(segmentation, size)
             except ValueError as error:
                 raise ValueError(f"{self.path}, annotations, entry {index}: {error}") from None
             label, crowd = item["category_id"], bool(item.get("iscrowd", 0))
             number = item["id"] if isinstance(item.get("id"), int) else index
-            annotations.append(Annotation(mask, label, number, crowd))
+            outlined = segmentation if isinstance(segmentation, list) else []
+            polygons = tuple(np.array(part, np.float64) for part in outlined)
+            annotations.append(Annotation(mask, label, number, crowd, polygons))
         return AnnotatedImage(size, tuple(annotations))
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pipeline.formats.cityscapes import IMAGE_SUFFIX
 from pipeline.formats.coco import ImageId
-from pipeline.instance import BoolArray, Mask, Size
+from pipeline.instance import BoolArray, Float64Array, Mask, Size
 
 # What data sets add to the name of an image: the rest says which image it is.
 _ENDINGS = ("_gtFine_instanceIds", IMAGE_SUFFIX)
@@ -24,6 +24,8 @@ class Annotation:
     id: int  # of the annotation in its file
     is_crowd: bool = False
     """A region of many objects of the label: nothing to find, and no fault to be in."""
+    polygons: tuple[Float64Array, ...] = ()
+    """What the mask was drawn from: parts x0, y0, x1, y1, ... in pixels; none of a bitmap."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as arrays_of
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
@@ -19,7 +20,8 @@ from detector.anchors import SIDES, STRIDES, PyramidAnchors
 from detector.box_coder import ClampedBoxCoder
 from detector.box_stage import box_losses
 from detector.detections import Detections, paste
-from detector.mask_branch import Positives, mask_targets, polygon_targets
+from detector.mask_targets import Positives, mask_targets, polygon_targets
+from detector.matching import ClaimingMatcher
 from detector.pooling import PyramidPool, box_levels, indexed
 from detector.resizing import resize_image, resized_size
 from tests.detector.conftest import Arrays
@@ -222,7 +224,8 @@ def test_targets_are_cut_from_masks_of_any_resolution() -> None:
     def targets(masks: Tensor, scale: int) -> Tensor:
         scaled = torch.cat([rois[:, :1], rois[:, 1:] * scale], dim=1)
         size = (20 * scale, 30 * scale)
-        return mask_targets(Positives(scaled, labels, objects, [masks], [size], size), (14,))[0]
+        learned = Positives(scaled, labels, objects, [masks], [size], size, [[(), ()]])
+        return mask_targets(learned, (14,))[0]
 
     # boxes in the pixels of the masks, and of an image four times smaller
     assert targets(fine, 4).equal(targets(fine, 1))
@@ -237,19 +240,27 @@ def test_targets_of_polygons_differ_from_those_of_bitmaps_only_on_edges(
 
     scale = 8
     bitmaps = []
-    for parts in (["poly_obj0_part0"], ["poly_obj1_part0", "poly_obj1_part1"]):
-        polygons = [(expected[part] * scale).tolist() for part in parts]
+    objects = [
+        [expected["poly_obj0_part0"]],
+        [expected["poly_obj1_part0"], expected["poly_obj1_part1"]],
+    ]
+    for parts in objects:
+        polygons = [(part * scale).tolist() for part in parts]
         rle = coco_mask.merge(coco_mask.frPyObjects(polygons, 64 * scale, 64 * scale))
         bitmaps.append(coco_mask.decode(rle))
     masks = torch.from_numpy(np.stack(bitmaps))
     rois = torch.cat([torch.zeros(2, 1), tensor(expected["poly_boxes"])], dim=1)
     learned = Positives(
-        rois, torch.tensor([1, 1]), torch.tensor([0, 1]), [masks], [(64, 64)], (64, 64)
+        *(rois, torch.tensor([1, 1]), torch.tensor([0, 1]), [masks], [(64, 64)], (64, 64)),
+        polygons=[[(), ()]],
     )
-    (target,) = mask_targets(learned, (28,))
-    for name in ("d2_poly_target28", "mm_poly_target28"):
-        different = target.bool() != tensor(expected[name]).bool()
-        assert different.float().mean() < 0.03, name
+    outlined = learned._replace(polygons=[[[part * scale for part in parts] for parts in objects]])
+    for name in ("d2", "mm"):
+        recorded = tensor(expected[f"{name}_poly_target28"])
+        (of_bitmaps,) = mask_targets(learned, (28,), mmdetection=name == "mm")
+        assert 0 < (of_bitmaps.bool() != recorded.bool()).float().mean() < 0.03, name
+        (of_polygons,) = mask_targets(outlined, (28,), mmdetection=name == "mm")
+        assert of_polygons.to(torch.uint8).equal(recorded), name
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -269,17 +280,38 @@ def test_targets_of_polygons_are_those_of_the_loaders(
 def test_targets_of_polygons_lie_in_the_frame_of_the_box() -> None:
     left = np.array([2.0, 4, 6, 4, 6, 12, 2, 12])  # the left half of the first box
     boxes = torch.tensor([[2.0, 4, 10, 12], [6.0, 4, 10, 12], [2.0, 4, 2.5, 4.5]])
-    drawn = polygon_targets([[left]] * 3, boxes, 8)
+    drawn = polygon_targets([[left]] * 3, boxes, 8, 0.1)
     assert drawn[0, :, :4].all()
     assert not drawn[0, :, 4:].any()
     assert not drawn[1].any()
     assert drawn[2].all()
     # enlarged no more than a box of 8 pixels, so that its first pixels are those of the image
     assert polygon_targets([[left]], boxes[2:], 8, min_side=8)[0].equal(drawn[0])
-    assert polygon_targets([], torch.zeros(0, 4), 8).shape == (0, 8, 8)
+    assert polygon_targets([], torch.zeros(0, 4), 8, 0.1).shape == (0, 8, 8)
+
+
+@settings(deadline=None)
+@given(
+    overlaps=arrays_of(
+        np.float32, st.tuples(st.integers(1, 6), st.integers(1, 12)), elements=st.integers(0, 10)
+    )
+)
+def test_objects_claim_boxes_as_in_mmdetection(overlaps: np.ndarray[Any, Any]) -> None:
+    overlaps = overlaps / 10
+    expected = np.full(overlaps.shape[1], -2)
+    for box, column in enumerate(overlaps.T):  # MaxIoUAssigner, one box at a time
+        if column.max() < 0.3:
+            expected[box] = -1
+        elif column.max() >= 0.7:
+            expected[box] = column.argmax()
+    for number, row in enumerate(overlaps):
+        if row.max() >= 0.3:
+            expected[row == row.max()] = number
+    matches = ClaimingMatcher(0.7, 0.3, claim=0.3)(torch.from_numpy(overlaps))
+    assert matches.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("parts", [[], [np.zeros(4)], [np.zeros(7)], [np.zeros((3, 2))]])
 def test_what_is_no_polygon_is_refused(parts: list[np.ndarray[Any, Any]]) -> None:
     with pytest.raises(ValueError, match="polygons of box 0: expected at least one"):
-        polygon_targets([parts], torch.tensor([[0.0, 0, 8, 8]]), 8)
+        polygon_targets([parts], torch.tensor([[0.0, 0, 8, 8]]), 8, 0.1)

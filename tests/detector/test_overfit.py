@@ -33,7 +33,7 @@ SYSTEMS = {
     "refinemask": {"mask_branch": "refinemask", "box_loss_weight": 2.0},
 }
 SCHEDULE = Schedule(
-    200, 4, 0.02, (160,), warmup_steps=30, clip_norm=10, log_every=20, checkpoint_every=200
+    400, 4, 0.02, (320,), warmup_steps=30, clip_norm=10, log_every=20, checkpoint_every=400
 )
 CATEGORIES = Categories(("object",), (1,))
 

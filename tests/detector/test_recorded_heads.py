@@ -12,7 +12,8 @@ from torch import Tensor
 
 from detector.bmask import BoundaryPreservingHead, boundary_loss, boundary_target
 from detector.boundary_band import boundary_band
-from detector.mask_branch import Positives, mask_loss, mask_targets
+from detector.mask_branch import mask_loss
+from detector.mask_targets import Positives, mask_targets
 from detector.refinemask import (
     SIDES,
     RefineMaskHead,
@@ -59,7 +60,8 @@ def bmask_head(channels: int, categories: int, recipe: Any, shapes: Any) -> torc
 
 def positives(rois: Tensor, labels: Tensor, objects: list[int], masks: list[Tensor]) -> Positives:
     sizes = [(mask.shape[1], mask.shape[2]) for mask in masks]
-    return Positives(rois, labels, torch.tensor(objects), masks, sizes, sizes[0])
+    polygons = [[()] * len(mask) for mask in masks]
+    return Positives(rois, labels, torch.tensor(objects), masks, sizes, sizes[0], polygons)
 
 
 def test_the_boundary_preserving_head_is_that_of_bmask(
@@ -223,7 +225,7 @@ def test_refinemask_has_the_recorded_targets(arrays: Callable[[str], Arrays]) ->
     boxes = [tensor(expected[f"target_boxes_img{image}"]) for image in range(2)]
     rois = torch.cat([torch.tensor([[0.0], [0.0], [1.0]]), torch.cat(boxes)], dim=1)
     learned = positives(rois, torch.ones(3).long(), [0, 1, 0], [masks, masks[:1]])
-    for side, target in zip(SIDES, mask_targets(learned, SIDES, clip=True), strict=True):
+    for side, target in zip(SIDES, mask_targets(learned, SIDES, mmdetection=True), strict=True):
         assert target.to(torch.uint8).equal(tensor(expected[f"target{side}"]))
     semantic = semantic_target(learned, (10, 12)).to(torch.uint8)
     assert semantic.equal(tensor(expected["target_semantic_at_10x12"]))

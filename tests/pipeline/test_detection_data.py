@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from pipeline.batch.image_index import ImageIndex
 from pipeline.detection_data import DetectionBatches, DetectionSource, DetectionStream, readable
 from pipeline.evaluation.truths import open_ground_truth
+from pipeline.formats import rle
 from tests.datasets import write_dataset
 from tests.pipeline.evaluation.datasets import LABELS, make_dataset
 
@@ -81,6 +82,35 @@ def test_a_sample_is_its_image_and_half_of_them_are_mirrored(scenes):
     assert 8 <= num_mirrored <= 24
 
 
+def test_objects_of_a_coco_json_keep_their_polygons(tmp_path):
+    """Boxes are those of the polygons, inside the image; mirrored with everything else."""
+    write_dataset(tmp_path, 1)
+    left, right = [10, 20, 30.5, 20, 30.5, 60, 10, 60], [40, 30, 140, 30, 90, 70.25]
+    whole = {"size": [96, 128], "counts": [0, 96 * 128]}
+    annotations = [
+        {"id": 1, "image_id": 1, "category_id": 7, "segmentation": [left, right]},
+        {"id": 2, "image_id": 1, "category_id": 7, "segmentation": whole},
+    ]
+    image = {"id": 1, "file_name": "image_00.png", "height": 96, "width": 128}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 7}]}
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    stream = DetectionStream(source(tmp_path / "gt.json", tmp_path / "images"), DetectionBatches(1))
+    seen = set()
+    for number in range(8):
+        _, (target,) = stream.batch(number)
+        box, of_image = target["boxes"].tolist()
+        parts, none = target["polygons"]
+        assert of_image == [0, 0, 128, 96]
+        assert len(none) == 0
+        drawn = rle.decode([part.tolist() for part in parts], (96, 128)).to_array()
+        assert (drawn != target["masks"][0].numpy()).mean() < 0.01
+        is_mirrored = box == [0, 20, 118, 70.25]
+        assert is_mirrored or box == [10, 20, 128, 70.25]
+        assert parts[1].tolist()[:2] == ([88, 30] if is_mirrored else [40, 30])
+        seen.add(is_mirrored)
+    assert seen == {False, True}
+
+
 def test_batches_depend_on_their_number_alone(scenes):
     read = source(scenes.coco, scenes.images)
     whole = list(islice(DetectionStream(read, DetectionBatches(3, seed=5)), 6))
@@ -97,7 +127,7 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True)) and all(
         torch.equal(a[name], b[name])
         for a, b in zip(first[1], second[1], strict=True)
-        for name in a
+        for name in ("boxes", "labels", "masks")
     )
 
 
