@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import roi_align
 
-Polygons = Sequence[np.ndarray[Any, Any]]
-"""Of one object: its parts, each (2 K,) x0, y0, x1, y1, ... of K >= 3 points."""
+Polygons = Sequence[Tensor]
+"""Of one object: its parts, each (2 K,) float64 x0, y0, x1, y1, ... of K >= 3 points."""
 
 
 DETECTRON2_MIN_SIDE, MMDETECTION_MIN_SIDE = 0.1, 1.0
@@ -58,7 +58,7 @@ def mask_targets(
         zip(positives.masks, positives.sizes, positives.polygons, strict=True)
     ):
         here = torch.where(rois[:, 0] == image)[0]
-        scale = np.array([masks.shape[2] / width, masks.shape[1] / height])  # of the mask
+        scale = (masks.shape[2] / width, masks.shape[1] / height)  # of the mask
         boxes = rois[here, 1:].float()
         if mmdetection:
             limit = boxes.new_tensor([width, height] * 2)
@@ -66,7 +66,10 @@ def mask_targets(
         # one mask at a time: all of them as float32 may be gigabytes
         for number in sorted(set(positives.objects[here].tolist())):
             chosen = torch.where(positives.objects[here] == number)[0]
-            parts = [(part.reshape(-1, 2) / scale).ravel() for part in polygons[number]]
+            parts = [
+                (part.reshape(-1, 2) / part.new_tensor(scale)).flatten()
+                for part in polygons[number]
+            ]
             of_object = boxes[chosen]
             if parts:
                 outlined = [parts] * len(chosen)
@@ -122,7 +125,9 @@ def polygon_targets(
                 f"three points or more, got shapes {[part.shape for part in parts]}"
             )
         scale = side / np.maximum(box[2:] - box[:2], np.float32(min_side))
-        drawn = [((part.reshape(-1, 2) - box[:2]) * scale).ravel().tolist() for part in parts]
+        drawn = [
+            ((part.numpy().reshape(-1, 2) - box[:2]) * scale).ravel().tolist() for part in parts
+        ]
         code = coco_mask.merge(coco_mask.frPyObjects(drawn, side, side))
         targets[number] = coco_mask.decode(code)
     return torch.from_numpy(targets).to(boxes.device)

@@ -80,7 +80,7 @@ class DetectionSource:
 
 Target = dict[str, Any]
 """boxes (N, 4) float32 x0, y0, x1, y1; labels (N,) int64, 1..K; masks (N, H, W) bool; polygons:
-for each object what its mask was drawn from, as in `Annotation`."""
+for each object what its mask was drawn from, as in `Annotation`, each part (2 K,) float64."""
 
 DetectionBatch = tuple[list[Tensor], list[Target]]
 """Images (3, H, W) uint8 RGB, and what is in each."""
@@ -191,7 +191,7 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
             "boxes": torch.from_numpy(boxes),
             "labels": torch.tensor(labels),
             "masks": torch.from_numpy(np.ascontiguousarray(masks)),
-            "polygons": polygons,
+            "polygons": [[torch.from_numpy(part) for part in parts] for parts in polygons],
         }
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), target
