@@ -9,6 +9,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
+from pipeline.batch.found_nothing import found_nothing
 from pipeline.batch.image_index import ImageIndex
 from pipeline.batch.job import Loaded, as_prediction, usual_size
 from pipeline.batch.journal import AnyJournal
@@ -21,6 +22,9 @@ from pipeline.instance import Prediction
 
 class CityscapesJob:
     """Reads `<stem>_pred.txt` and PNGs below a folder; keys are the txts' relative paths.
+
+    An empty txt is a detection that was lost, unless the report of `bpr detect` beside it says
+    that there was nothing in the image.
 
     Args:
         folder: of predictions.
@@ -48,6 +52,7 @@ class CityscapesJob:
         if not self._paths:
             raise ValueError(f"{folder}: expected predictions outside of {out}, found none")
         self._masks = {key: self._list_masks(key) for key in self._paths}
+        self._found_nothing = found_nothing(folder / self.report.name)
         self._owners: dict[str, str] = {}  # the txt that each mask belongs to: the first
         for key, names in self._masks.items():
             for name in names:
@@ -81,7 +86,7 @@ class CityscapesJob:
         """Read the txt, its masks and the image."""
         path = self._paths[key]
         parsed = cityscapes.parse_prediction_file(path, self.source)
-        if not parsed.lines:
+        if not parsed.lines and key not in self._found_nothing:
             raise ValueError(
                 f"{path}: expected lines 'file label score', got an empty file; "
                 "nothing to refine, it is copied as it is"

@@ -205,12 +205,13 @@ def _report(
 ) -> dict[str, Any]:
     failed = {failure.image for failure in progress.failures}
     totals = dict.fromkeys(tally.counted, 0)
-    notes = []
+    notes, found_nothing = [], []
     for key in keys:  # the journal may also know images that are no longer there
         if key not in failed:
             entry = journal.read(key)
             for name in totals:
                 totals[name] += entry[name]
+            found_nothing += [key] * (not entry["instances"])
             notes += [{"image": key, "note": note} for note in entry["notes"]]
     return {
         **header,
@@ -225,4 +226,5 @@ def _report(
         "failures": [asdict(failure) for failure in progress.failures],
         "stale": list(progress.stale),
         "notes": notes,
+        "found_nothing": found_nothing,
     }

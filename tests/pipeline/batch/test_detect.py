@@ -21,7 +21,8 @@ from pipeline.batch.coco_job import CocoJob
 from pipeline.batch.detect import Refinement, detect_images
 from pipeline.batch.detect_coco_job import DetectCocoJob
 from pipeline.batch.detect_folder_job import DetectFolderJob
-from pipeline.batch.run import Tally, run_images
+from pipeline.batch.engine import InThisProcess
+from pipeline.batch.run import Tally, run_batch, run_images
 from pipeline.formats import cityscapes, coco
 from pipeline.images import read_image
 from pipeline.instance import Instance, Mask, Prediction
@@ -100,6 +101,7 @@ def test_a_folder_becomes_a_prediction_folder_that_refine_reads(images, tmp_path
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["images"] == {"total": 3, "detected": 3, "already_done": 0, "failed": 0}
     assert report["instances"] == 3
+    assert report["found_nothing"] == ["000000000007.png"]
 
 
 def test_the_scorer_of_cityscapes_reads_the_folder(images, tmp_path):
@@ -255,6 +257,26 @@ def test_refining_at_once_gives_what_refining_later_gives(images, tmp_path):
         parsed = cityscapes.parse_prediction_file(path, tmp_path / "out")
         written = Prediction(later.size, cityscapes.read_instances(parsed))
         assert masks_of(written) == masks_of(later) != masks_of(detect(pixels))
+
+
+def test_an_image_without_instances_is_no_lost_detection_when_refined(images, tmp_path):
+    settings = PatchSettings(patch_size=16)
+
+    def refined(source, target):
+        job = CityscapesJob(tmp_path / source, images, tmp_path / target)
+        engine = InThisProcess(Shift(32), 8)
+        progress = run_batch(job, engine, settings, {"source": source, "weights": "shift"})
+        return [failure.image for failure in progress.failures]
+
+    run(DetectFolderJob(images, CATEGORIES, tmp_path / "out"))
+    assert refined("out", "once") == refined("once", "twice") == []
+    text = f"{NAMES[2]}_pred.txt"
+    assert (tmp_path / "twice" / text).read_bytes() == b""
+    # nobody says so of another folder, nor of another image
+    (tmp_path / "out/report.json").write_text('{"found_nothing": 3}')
+    assert refined("out", "unsaid") == [text]
+    (tmp_path / "once" / "town/b c_pred.txt").write_bytes(b"")
+    assert refined("once", "lost") == ["town/b c_pred.txt"]
 
 
 def test_a_name_of_blanks_and_signs_stays_one_word():
