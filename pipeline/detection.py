@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,28 +65,38 @@ class InstanceDetector:
         categories = self.info.categories
         return dict(zip(categories.ids, categories.names, strict=True))
 
-    @torch.inference_mode()
     def __call__(self, image: UInt8Array) -> Prediction:
         """Find the instances of one image, (H, W, 3) uint8 RGB, best first.
 
         Instances whose mask has no pixel are left out.
         """
+        return Prediction((image.shape[0], image.shape[1]), tuple(self.instances(image)))
+
+    def instances(self, image: UInt8Array) -> Iterator[Instance]:
+        """The same one after the other: each mask is drawn when it is asked for."""
+        return draw_instances(self._detect(image), self.info)
+
+    @torch.inference_mode()
+    def _detect(self, image: UInt8Array) -> Detections:
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         tensor = pixels.to(self._device).float() / 255
         if self.settings.flip or self.settings.scales:
             found = detect_views(self._model, tensor, self.settings.scales, self.settings.flip)
         else:
             (found,) = self._model([tensor])
-        return as_prediction(found, self.info)
+        return found
 
 
 def as_prediction(found: Detections, info: DetectorInfo) -> Prediction:
     """Detections of one image -> instances with the data set's labels, without empty ones."""
-    instances = []
+    return Prediction(found.size, tuple(draw_instances(found, info)))
+
+
+def draw_instances(found: Detections, info: DetectorInfo) -> Iterator[Instance]:
+    """The instances of `as_prediction`, one after the other."""
     for label, score, (window, bitmap) in zip(
         found.labels.tolist(), found.scores.tolist(), found.windows(), strict=True
     ):
         mask = Mask.from_array(bitmap.cpu().numpy(), window[:2], found.size)
         if not mask.is_empty:
-            instances.append(Instance(mask, info.categories.ids[label - 1], score))
-    return Prediction(found.size, tuple(instances))
+            yield Instance(mask, info.categories.ids[label - 1], score)

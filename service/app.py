@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,24 +20,30 @@ from pipeline.version import VERSION
 from refiner.predictor import LoadedPredictor, load_predictor
 from service import label_studio, openapi, pages
 from service.answers import MEDIA_TYPES, choose_media_type
-from service.forms import read_upload
+from service.forms import read_image_alone, read_upload
 from service.gate import Gate
 from service.guard import Guard
 from service.metrics import Metrics
 from service.problems import Problem, problem_response
-from service.refinery import Refinery, Wish
-from service.schemas import Model, RefineAnswer, Status
+from service.refinery import Outcome, Refinery, Wish
+from service.schemas import Detector, Model, RefineAnswer, Status
 from service.settings import ServiceSettings
 
-REFINE = "/refine"
+if TYPE_CHECKING:  # a service without a detector starts without PyTorch
+    from pipeline.detection import InstanceDetector
+
+REFINE, SEGMENT = "/refine", "/segment"
 
 
-def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI:
+def create_app(
+    settings: ServiceSettings, predictor: LoadedPredictor, detector: InstanceDetector | None = None
+) -> FastAPI:
     """Build the service.
 
     Args:
         settings: everything that can be set.
         predictor: the network with its weights.
+        detector: of `load_detector`; without one there is no POST /segment.
 
     Returns:
         The app. `app.state.gate` is its Gate: whoever runs the app drains it before the end.
@@ -53,11 +59,14 @@ def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI
         weights_sha256=predictor.weights_sha256,
         backend=predictor.backend,
         bpr=VERSION,
+        detector=None
+        if detector is None
+        else Detector(name=detector.name, weights_sha256=detector.weights_sha256),
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        refinery = Refinery(predictor, model, patches, settings, metrics)
+        refinery = Refinery(predictor, detector, model, patches, settings, metrics)
         app.state.refinery = refinery
         warming = asyncio.create_task(_warm_up(refinery, gate))
         yield
@@ -80,7 +89,7 @@ def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI
         settings=settings,
         gate=gate,
         metrics=metrics,
-        costly=frozenset({REFINE, label_studio.PREDICT}),
+        costly=frozenset({REFINE, SEGMENT, label_studio.PREDICT}),
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -92,6 +101,8 @@ def create_app(settings: ServiceSettings, predictor: LoadedPredictor) -> FastAPI
         )
     _add_problem_handlers(app)
     _add_refine(app, settings)
+    if detector is not None:
+        _add_segment(app, settings)
     _add_operation(app, gate, metrics, model)
     if settings.label_studio_url is not None:
         label_studio.add_routes(app, settings, predictor.name)
@@ -109,6 +120,20 @@ def load_network(settings: ServiceSettings) -> LoadedPredictor:
     return load_predictor(
         settings.weights, settings.device, settings.backend, exact=settings.compat
     )
+
+
+def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
+    """The detector that the settings name, if they name one.
+
+    Raises:
+        ValueError: see `InstanceDetector`.
+    """
+    if settings.detector is None:
+        return None
+    from pipeline.detection import DetectionSettings, InstanceDetector
+
+    chosen = DetectionSettings(score=settings.detector_score)
+    return InstanceDetector(settings.detector, settings.device, chosen)
 
 
 async def _warm_up(refinery: Refinery, gate: Gate) -> None:
@@ -132,25 +157,54 @@ def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
             bool, Query(description="add patch_boxes and the coarse mask to a json answer")
         ] = False,
     ) -> Response:
-        media_type = choose_media_type(request.headers.get("accept", "*/*"))
-        if media_type is None:
-            raise Problem(
-                HTTPStatus.NOT_ACCEPTABLE,
-                f"Accept: expected one of {', '.join(MEDIA_TYPES)}",
-                "not_acceptable",
-            )
+        wish = Wish(_media_type(request), details)
         upload = await read_upload(request, settings)
-        outcome = await app.state.refinery.refine(
-            upload, Wish(media_type, details), request.state.patience
+        outcome = await app.state.refinery.refine(upload, wish, request.state.patience)
+        return _respond(request, wish, outcome)
+
+
+def _add_segment(app: FastAPI, settings: ServiceSettings) -> None:
+    @app.post(
+        SEGMENT,
+        summary="Find the instances of one image, with refined masks",
+        description=openapi.SEGMENT_DESCRIPTION,
+        response_model=RefineAnswer,
+        responses=openapi.REFINE_RESPONSES,
+        openapi_extra=openapi.SEGMENT_BODY,
+        tags=["refine"],
+    )
+    async def segment(
+        request: Request,
+        details: Annotated[
+            bool, Query(description="add patch_boxes and the detector's mask to a json answer")
+        ] = False,
+    ) -> Response:
+        wish = Wish(_media_type(request), details)
+        upload = await read_image_alone(request, settings)
+        outcome = await app.state.refinery.segment(upload, wish, request.state.patience)
+        return _respond(request, wish, outcome)
+
+
+def _media_type(request: Request) -> str:
+    media_type = choose_media_type(request.headers.get("accept", "*/*"))
+    if media_type is None:
+        raise Problem(
+            HTTPStatus.NOT_ACCEPTABLE,
+            f"Accept: expected one of {', '.join(MEDIA_TYPES)}",
+            "not_acceptable",
         )
-        request.state.log = {
-            "instances": outcome.instances,
-            "patches": outcome.patches,
-            **{f"{stage}_s": round(value, 4) for stage, value in outcome.timings.items()},
-        }
-        stages = (f"{stage};dur={value * 1000:.1f}" for stage, value in outcome.timings.items())
-        headers = {"Server-Timing": ", ".join(stages), "Vary": "Accept"}
-        return Response(outcome.content, media_type=media_type, headers=headers)
+    return media_type
+
+
+def _respond(request: Request, wish: Wish, outcome: Outcome) -> Response:
+    request.state.log = {
+        "instances": outcome.instances,
+        "patches": outcome.patches,
+        **{f"{stage}_s": round(value, 4) for stage, value in outcome.timings.items()},
+    }
+    stages = (f"{stage};dur={value * 1000:.1f}" for stage, value in outcome.timings.items())
+    headers = {"Server-Timing": ", ".join(stages), "Vary": "Accept"}
+    return Response(outcome.content, media_type=wish.media_type, headers=headers)
 
 
 def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics, model: Model) -> None:

@@ -18,6 +18,7 @@ from pipeline.formats import coco
 from pipeline.formats.rle import short
 from pipeline.images import (
     NamedFile,
+    Photograph,
     TooManyPixels,
     read_header,
     read_image,
@@ -34,7 +35,7 @@ _MASK_FORMATS = {"PNG": "PNG"}
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """The parts of a request: an image and one of the three kinds of masks."""
+    """The parts of a request: an image and, to be refined, one of the three kinds of masks."""
 
     image: NamedFile
     image_name: str  # as the caller has it
@@ -107,6 +108,19 @@ def read_inputs(upload: Upload, limits: ServiceSettings, patience: Patience) -> 
         raise unusable(str(error)) from None
 
 
+def read_photograph(upload: Upload, limits: ServiceSettings) -> Photograph:
+    """Decode an image that comes alone.
+
+    Raises:
+        Problem: as `read_inputs`.
+    """
+    _check_header(upload.image, _IMAGE_FORMATS, limits)
+    try:
+        return read_image(upload.image)
+    except ValueError as error:
+        raise unusable(str(error)) from None
+
+
 def _check_header(file: NamedFile, formats: Mapping[str, str], limits: ServiceSettings) -> Size:
     """The stored size of an image file of the right type that is not too large."""
     expected = " or ".join(dict.fromkeys(formats.values()))
@@ -131,13 +145,14 @@ def _check_header(file: NamedFile, formats: Mapping[str, str], limits: ServiceSe
     return header.size
 
 
-class _MaskBudget:
+class MaskBudget:
     """Adds up the pixels of masks against the limit."""
 
     def __init__(self, limits: ServiceSettings) -> None:
         self._limit, self._sum = limits.max_mask_pixels, 0
 
     def add(self, pixels: int) -> None:
+        """Problem (413) when there are too many."""
         self._sum += pixels
         if self._sum > self._limit:
             raise too_large(
@@ -158,7 +173,7 @@ def _read_masks(
     image: NamedFile, masks: Sequence[NamedFile], limits: ServiceSettings, patience: Patience
 ) -> Inputs:
     _check_count(len(masks), limits)
-    budget = _MaskBudget(limits)
+    budget = MaskBudget(limits)
     for file in masks:
         height, width = _check_header(file, _MASK_FORMATS, limits)
         budget.add(height * width)
@@ -168,7 +183,7 @@ def _read_masks(
         instances.append(Instance(Mask.from_array(read_mask(file)), 0, 1.0))
     photograph = read_image(image, usual_size(instances))
     prediction = as_prediction(photograph.pixels, instances, [str(file) for file in masks])
-    return Inputs(photograph.pixels, prediction, photograph.notes, _count_up(prediction))
+    return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
 
 
 def _read_map(
@@ -183,7 +198,7 @@ def _read_map(
         raise unusable(f"{file}: expected the size of the image, {actual}, got {words(size)}")
     regions = regionprops(values)  # type: ignore[no-untyped-call]
     _check_count(len(regions), limits)
-    budget = _MaskBudget(limits)
+    budget = MaskBudget(limits)
     instances = []
     for region in regions:
         patience.check()
@@ -204,7 +219,7 @@ def _read_coco(
     size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
     by_image: dict[coco.ImageId, tuple[int, ...]] = {k: (k,) for k in range(len(records))}
     results = coco.CocoResults(Path("instances"), dict(enumerate(records)), by_image, {})
-    budget = _MaskBudget(limits)
+    budget = MaskBudget(limits)
     instances: list[Instance] = []
     for index in by_image:
         patience.check()
@@ -212,7 +227,7 @@ def _read_coco(
         budget.add(instance.mask.bitmap.size)
         instances.append(instance)
     prediction = Prediction(size, tuple(instances))
-    return Inputs(photograph.pixels, prediction, photograph.notes, _count_up(prediction))
+    return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
 
 
 def _parse_records(content: bytes, limits: ServiceSettings) -> tuple[Mapping[str, Any], ...]:
@@ -256,7 +271,8 @@ def _check_echo(record: Mapping[str, Any], index: int) -> None:
         ) from None
 
 
-def _count_up(prediction: Prediction) -> tuple[int, ...]:
+def count_up(prediction: Prediction) -> tuple[int, ...]:
+    """Values of instances that have none of their own: 1, 2, ..."""
     return tuple(range(1, len(prediction.instances) + 1))
 
 

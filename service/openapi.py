@@ -28,6 +28,16 @@ prediction: `<image>_pred.txt` and a PNG per instance) or `image/png` (an instan
 overlap, the one with the higher score is seen).
 """
 
+SEGMENT_DESCRIPTION = """\
+Send `image` alone: a detector finds the instances, and their masks come back refined, the surest
+first. The answer is that of `/refine`; instances have the detector's `category_id`, `category` and
+`score`.
+
+    curl -F image=@photo.jpg SERVICE/segment
+
+`?details=true` adds the detector's own masks (`coarse`).
+"""
+
 _FILE = {"type": "string", "format": "binary"}
 
 REFINE_BODY: dict[str, Any] = {
@@ -71,6 +81,23 @@ REFINE_BODY: dict[str, Any] = {
                     "instance_map": {"contentType": "image/png"},
                     "instances": {"contentType": "application/json"},
                 },
+            }
+        },
+    }
+}
+
+SEGMENT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {**_FILE, "description": "PNG, JPEG or WebP"}},
+                    "additionalProperties": False,
+                },
+                "encoding": {"image": {"contentType": "image/png, image/jpeg, image/webp"}},
             }
         },
     }
@@ -140,7 +167,8 @@ def complete(app: FastAPI, has_keys: bool) -> None:
                     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                     "bearer": {"type": "http", "scheme": "bearer"},
                 }
-                document["paths"]["/refine"]["post"]["security"] = [{"key": []}, {"bearer": []}]
+                for path in {"/refine", "/segment"} & document["paths"].keys():
+                    document["paths"][path]["post"]["security"] = [{"key": []}, {"bearer": []}]
             app.openapi_schema = document
         return app.openapi_schema
 

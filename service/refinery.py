@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -26,11 +26,15 @@ from service.answers import (
     encode_zip,
 )
 from service.batching import Batcher, Closed, NetworkFailed
-from service.inputs import Inputs, Patience, Upload, read_inputs
+from service.finding import find_instances
+from service.inputs import Inputs, Patience, Upload, read_inputs, read_photograph
 from service.metrics import Metrics
 from service.problems import draining, too_large, unavailable
 from service.schemas import Model
 from service.settings import ServiceSettings
+
+if TYPE_CHECKING:  # a service without a detector starts without PyTorch
+    from pipeline.detection import InstanceDetector
 
 Result = TypeVar("Result")
 
@@ -58,7 +62,8 @@ class Refinery:
 
     Args:
         predictor: the network.
-        model: what answers say about it.
+        detector: finds what is in images that come alone; None where there is no such thing.
+        model: what answers say about them.
         patches: how patches are cut.
         settings: limits and sizes.
         metrics: told what was done.
@@ -67,6 +72,7 @@ class Refinery:
     def __init__(
         self,
         predictor: MaskPredictor,
+        detector: InstanceDetector | None,
         model: Model,
         patches: PatchSettings,
         settings: ServiceSettings,
@@ -74,10 +80,13 @@ class Refinery:
     ) -> None:
         self.model = model
         self.is_warm = False
-        self._predictor, self._patches, self._settings = predictor, patches, settings
+        self._predictor, self._detector = predictor, detector
+        self._patches, self._settings = patches, settings
         self._metrics = metrics
         cv2.setNumThreads(1)  # requests run beside each other already
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="stage")
+        # one image at a time: detectors hold much memory, and use all cores alone
+        self._detecting = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self._batcher = Batcher(
             predictor, settings.batch_size, settings.batch_wait_s, self._count_batch
         )
@@ -90,14 +99,18 @@ class Refinery:
         """Run one full batch: the first is slow, and shows whether the network works at all."""
         side = self._predictor.input_size
         batch = np.zeros((self._settings.batch_size, side, side, 4), np.uint8)
-        await asyncio.get_running_loop().run_in_executor(self._pool, self._predictor, batch)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, self._predictor, batch)
+        if self._detector is not None:
+            await loop.run_in_executor(self._detecting, self._detector, batch[0, ..., :3])
         self.is_warm = True
 
     def close(self) -> None:
         """End the threads; requests on their way get a problem."""
         self.is_warm = False
         self._batcher.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._detecting, self._pool):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     async def refine(self, upload: Upload, wish: Wish, patience: Patience) -> Outcome:
         """Refine an upload.
@@ -109,10 +122,38 @@ class Refinery:
             Problem: see `read_inputs`; 413 too many patches; 503 out of time or the network
                 failed.
         """
-        timings: dict[str, float] = {}
         started = time.perf_counter()
         inputs = await self._in_thread(patience, read_inputs, upload, self._settings, patience)
-        timings["decode"] = time.perf_counter() - started
+        timings = {"decode": time.perf_counter() - started}
+        return await self._answer(inputs, upload.image_name, timings, wish, patience)
+
+    async def segment(self, upload: Upload, wish: Wish, patience: Patience) -> Outcome:
+        """Find the instances of an image and refine them.
+
+        Raises:
+            Problem: see `read_photograph`, `find_instances` and `refine`.
+        """
+        started = time.perf_counter()
+        photograph = await self._in_thread(patience, read_photograph, upload, self._settings)
+        timings = {"decode": time.perf_counter() - started}
+        started = time.perf_counter()
+        inputs = await self._in_thread(
+            patience,
+            find_instances,
+            *(photograph, self._detector, self._settings, patience),
+            pool=self._detecting,
+        )
+        timings["detect"] = time.perf_counter() - started
+        return await self._answer(inputs, upload.image_name, timings, wish, patience)
+
+    async def _answer(
+        self,
+        inputs: Inputs,
+        image_name: str,
+        timings: dict[str, float],
+        wish: Wish,
+        patience: Patience,
+    ) -> Outcome:
         started = time.perf_counter()
         planned = await self._in_thread(patience, self._plan, inputs, patience)
         timings["plan"] = time.perf_counter() - started
@@ -136,7 +177,7 @@ class Refinery:
         timings["merge"] = time.perf_counter() - started
         refined = Refined(inputs.prediction, merged, predicted.answer.boxes)
         content = await self._in_thread(
-            patience, self._encode, inputs, refined, wish, upload.image_name, timings
+            patience, self._encode, inputs, refined, wish, image_name, timings
         )
         for stage, seconds in timings.items():
             self._metrics.observe_stage(stage, seconds)
@@ -144,10 +185,14 @@ class Refinery:
         return Outcome(content, timings, len(merged.instances), num_patches)
 
     async def _in_thread(
-        self, patience: Patience, function: Callable[..., Result], *arguments: Any
+        self,
+        patience: Patience,
+        function: Callable[..., Result],
+        *arguments: Any,
+        pool: ThreadPoolExecutor | None = None,
     ) -> Result:
-        """Run a stage in the pool. When cancelled, ask it to stop and wait until it has."""
-        future = self._pool.submit(function, *arguments)
+        """Run a stage in a pool. When cancelled, ask it to stop and wait until it has."""
+        future = (pool or self._pool).submit(function, *arguments)
         wrapped = asyncio.wrap_future(future)
         try:
             return await asyncio.shield(wrapped)
@@ -194,7 +239,7 @@ class Refinery:
                 "changed_pixels": sum(item["changed_pixels"] for item in instances),
                 "notes": list(inputs.notes),
                 "timings": {stage: round(seconds, 6) for stage, seconds in timings.items()},
-                "model": self.model.model_dump(),
+                "model": self.model.model_dump(exclude_none=True),
             }
             return json.dumps(answer, allow_nan=False).encode("ascii")
         if wish.media_type == ZIP:

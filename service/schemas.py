@@ -48,11 +48,19 @@ class Timings(BaseModel):
     """Seconds spent in each stage."""
 
     decode: float = Field(description="reading the image and the masks")
+    detect: float | None = Field(None, description="finding instances, where no masks came")
     plan: float = Field(description="choosing patches")
     queue: float = Field(description="waiting for the network")
     network: float = Field(description="from its first batch to its last, other requests between")
     merge: float = Field(description="putting patches back")
     encode: float = Field(description="writing masks as the answer has them")
+
+
+class Detector(BaseModel):
+    """What finds instances."""
+
+    name: str
+    weights_sha256: str
 
 
 class Model(BaseModel):
@@ -62,6 +70,7 @@ class Model(BaseModel):
     weights_sha256: str
     backend: str
     bpr: str = Field(description="version of this software")
+    detector: Detector | None = Field(None, description="of a service that has one")
 
 
 class ImageSize(BaseModel):

@@ -46,6 +46,12 @@ class ServiceSettings(BaseSettings):
         DEFAULT_WEIGHTS,
         description="shipped weights by name, a .safetensors of ours, or a published .pth",
     )
+    detector: Path | None = Field(
+        None, description="weights of a detector: opens POST /segment; unset: there is none"
+    )
+    detector_score: float = Field(
+        0.5, ge=0, le=1, description="instances of POST /segment have scores above it"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     backend: str = Field("auto", description=f"what runs it: {', '.join(BACKENDS)}")
     patch_size: int | Literal["auto"] | None = Field(

@@ -1,4 +1,4 @@
-"""A small real network for tests of what is around it."""
+"""Small real networks for tests of what is around them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from pathlib import Path
 
 import torch
 
+from detector.build import build_detector
+from detector.categories import CITYSCAPES, Categories
+from detector.presets import PRESETS
+from detector.weights import DetectorInfo, save_detector
 from refiner.checkpoints import save_model
 from refiner.model_config import ModelConfig
 from refiner.network import PatchNetwork, object_logits
@@ -30,4 +34,16 @@ def save_random_network(path: Path, patch_size: int | None = INPUT_SIZE) -> Path
         classifier.bias[1] -= object_logits(network, noise).mean()
     config = ModelConfig("hrnet18s", INPUT_SIZE, patch_size=patch_size, data="noise")
     save_model(path, network, config, half=False)
+    return path
+
+
+def save_random_detector(path: Path) -> Path:
+    """A detector of Cityscapes' categories whose random masks have both kinds of pixels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = build_detector(PRESETS["lite"], len(CITYSCAPES))
+        last = model.roi_heads.mask_branch.mask_predictor.mask_fcn_logits
+        torch.nn.init.normal_(last.weight, std=1.0)
+    categories = Categories(tuple(CITYSCAPES), tuple(CITYSCAPES.values()))
+    save_detector(path, model, DetectorInfo("lite", categories))
     return path

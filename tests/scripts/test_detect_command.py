@@ -18,16 +18,14 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.build import build_detector
-from detector.categories import CITYSCAPES, Categories
-from detector.presets import PRESETS
-from detector.weights import DetectorInfo, load_detector, save_detector
+from detector.categories import CITYSCAPES
+from detector.weights import load_detector
 from pipeline.detection import as_prediction
 from pipeline.formats import cityscapes
 from pipeline.images import read_image, read_mask
 from scripts.main import main
 from tests.datasets import digests
-from tests.networks import save_random_network
+from tests.networks import save_random_detector, save_random_network
 from tests.pipeline.evaluation.datasets import make_dataset
 from tests.pipeline.evaluation.published import cityscapes_printed
 
@@ -45,16 +43,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A detector of Cityscapes' categories whose random masks have both kinds of pixels."""
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = build_detector(PRESETS["lite"], len(CITYSCAPES))
-        last = model.roi_heads.mask_branch.mask_predictor.mask_fcn_logits
-        torch.nn.init.normal_(last.weight, std=1.0)
-    categories = Categories(tuple(CITYSCAPES), tuple(CITYSCAPES.values()))
-    save_detector(path, model, DetectorInfo("lite", categories))
-    return path
+    return save_random_detector(tmp_path_factory.mktemp("weights") / "random.safetensors")
 
 
 @pytest.fixture(scope="module")

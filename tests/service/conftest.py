@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
+from pipeline.detection import DetectionSettings, InstanceDetector
 from pipeline.formats import rle
 from pipeline.images import encode_mask, encode_png
 from pipeline.instance import Mask
 from refiner.predictor import load_predictor
-from tests.networks import save_random_network
+from tests.networks import save_random_detector, save_random_network
 from tests.service.services import running
 
 SIZE = (60, 80)
@@ -27,6 +28,13 @@ def weights(tmp_path_factory):
 def predictor(weights):
     """A small real network that changes masks a lot."""
     return load_predictor(weights, "cpu", "torch")
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory):
+    """A real detector that finds four things in everything."""
+    path = save_random_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
+    return InstanceDetector(path, "cpu", DetectionSettings(score=0.0, detections=4))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from pipeline.detection import InstanceDetector
 from refiner.predictor import LoadedPredictor
 from service.app import create_app
 from service.server import DrainingServer, listen
@@ -55,11 +56,16 @@ class Service:
 
 
 @contextmanager
-def running(predictor: LoadedPredictor, wait: bool = True, **settings) -> Iterator[Service]:
+def running(
+    predictor: LoadedPredictor,
+    wait: bool = True,
+    detector: InstanceDetector | None = None,
+    **settings,
+) -> Iterator[Service]:
     """The app behind a real uvicorn in a thread of this process; ready, unless not waited for."""
     chosen = ServiceSettings(**settings)
     listener = listen("127.0.0.1", 0)
-    server = DrainingServer(create_app(chosen, predictor), chosen)
+    server = DrainingServer(create_app(chosen, predictor, detector), chosen)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}")

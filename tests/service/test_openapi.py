@@ -77,6 +77,15 @@ def test_answers_are_as_the_types_say(service, scene):
     assert parsed.model_dump(exclude_unset=True, mode="json") == answer.json()
 
 
+def test_a_detector_adds_a_route(predictor, detector, document):
+    with running(predictor, detector=detector, api_keys="k") as service:
+        more = service.client.get("/openapi.json").json()
+    assert set(more["paths"]) == {*document["paths"], "/segment"}
+    segment, refine = (more["paths"][path]["post"] for path in ("/segment", "/refine"))
+    assert segment["responses"] == refine["responses"]
+    assert segment["security"] == refine["security"]
+
+
 def test_keys_are_declared_where_they_are_wanted(predictor, document):
     assert "securitySchemes" not in document["components"]
     with running(predictor, api_keys="k") as locked:

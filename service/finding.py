@@ -1,0 +1,41 @@
+"""The instances that a detector finds in an uploaded image, as if they had been uploaded too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from pipeline.images import Photograph
+from pipeline.instance import Instance, Prediction
+from service.inputs import Inputs, MaskBudget, Patience, count_up
+from service.settings import ServiceSettings
+
+if TYPE_CHECKING:  # a service without a detector starts without PyTorch
+    from pipeline.detection import InstanceDetector
+
+
+def find_instances(
+    photograph: Photograph, detector: InstanceDetector, limits: ServiceSettings, patience: Patience
+) -> Inputs:
+    """Detect; records say what was found. Beyond `max_instances` the best are taken.
+
+    Raises:
+        Problem: 413 masks of more pixels than the limit, 503 out of time.
+    """
+    patience.check()
+    height, width = photograph.pixels.shape[:2]
+    found = detector.instances(photograph.pixels)
+    budget = MaskBudget(limits)
+    instances: list[Instance] = []
+    for instance in islice(found, limits.max_instances):
+        patience.check()
+        budget.add(instance.mask.bitmap.size)
+        record = {
+            "category_id": instance.label,
+            "category": detector.categories[instance.label],
+            "score": instance.score,
+        }
+        instances.append(replace(instance, record=record))
+    prediction = Prediction((height, width), tuple(instances))
+    return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
