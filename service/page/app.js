@@ -1,10 +1,10 @@
-// The page: files in, POST /refine, the answer shown.
+// The page: files in, POST /refine or /segment, the answer shown.
 
 import { decode } from "/masks.js";
 import { AFTER, BEFORE, Viewer, colourOf } from "/viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const STAGES = ["decode", "plan", "queue", "network", "merge", "encode"];
+const STAGES = ["decode", "detect", "plan", "queue", "network", "merge", "encode"];
 const LEGENDS = {
   overlay: [["", "left of the divider the coarse masks, right of it the refined ones"]],
   contour: [[BEFORE, "before"], [AFTER, "after"]],
@@ -54,8 +54,20 @@ function takeMasks(files) {
 }
 
 function update() {
-  $("refine").disabled = !input.image || !input.masks.length;
+  $("refine").disabled = !input.image || !(input.masks.length || segments());
+  $("drop-masks").hidden = segments();
 }
+
+/** The service is to find the objects itself. */
+function segments() {
+  return $("kind").value === "segment";
+}
+
+$("kind").addEventListener("change", update);
+fetch("/openapi.json").then(async (response) => {
+  const { paths } = await response.json();
+  $("segment").hidden = $("segment").disabled = !paths["/segment"];
+});
 
 for (const [name, take] of [["image", takeImage], ["masks", takeMasks]]) {
   $(name).addEventListener("change", (event) => take(event.target.files));
@@ -111,6 +123,7 @@ async function parts() {
   const form = new FormData();
   form.append("image", input.image);
   const kind = $("kind").value;
+  if (segments()) return form;
   if (kind === "masks") {
     for (const file of input.masks) form.append("masks", file);
     return form;
@@ -145,11 +158,15 @@ async function problemOf(response) {
   return new Error(problem.detail || `The service answered ${response.status}.`);
 }
 
+function address() {
+  return segments() ? "/segment" : "/refine";
+}
+
 async function post(accept, signal) {
   const headers = { Accept: accept };
   if ($("key").value) headers["X-API-Key"] = $("key").value;
   const body = await parts();
-  const response = await fetch("/refine?details=true", { method: "POST", headers, body, signal });
+  const response = await fetch(`${address()}?details=true`, { method: "POST", headers, body, signal });
   if (!response.ok) throw await problemOf(response);
   return response;
 }
@@ -158,7 +175,7 @@ async function refine() {
   running?.abort();
   const mine = (running = new AbortController());
   showError(null);
-  $("status").textContent = "Refining …";
+  $("status").textContent = segments() ? "Looking …" : "Refining …";
   $("form").setAttribute("aria-busy", "true");
   const started = performance.now();
   try {
@@ -192,7 +209,7 @@ const number = new Intl.NumberFormat("en");
 
 function nameOf(instance, index) {
   const file = $("kind").value === "masks" ? input.masks[index]?.name : "";
-  return String(instance.name || file || (instance.value && `value ${instance.value}`) || `instance ${index + 1}`);
+  return String(instance.name || instance.category || file || (instance.value && `value ${instance.value}`) || `instance ${index + 1}`);
 }
 
 function show(received, image, seconds) {
@@ -259,9 +276,10 @@ function select(index) {
 }
 
 function showTimings(timings, seconds, patches) {
-  const inside = STAGES.reduce((sum, stage) => sum + timings[stage], 0);
+  const stages = STAGES.filter((stage) => stage in timings);
+  const inside = stages.reduce((sum, stage) => sum + timings[stage], 0);
   const rows = [
-    ...STAGES.map((stage) => [stage, timings[stage]]),
+    ...stages.map((stage) => [stage, timings[stage]]),
     ["transfer and rest", Math.max(seconds - inside, 0)],
     ["in all", seconds],
   ];
@@ -286,10 +304,11 @@ function showTimings(timings, seconds, patches) {
 function curlLine() {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const kind = $("kind").value;
-  const files = [["image", input.image], ...input.masks.map((file) => [kind, file])];
+  const masks = segments() ? [] : input.masks.map((file) => [kind, file]);
+  const files = [["image", input.image], ...masks];
   const words = files.map(([name, file]) => `-F ${quoted(`${name}=@${file.name}`)}`);
   if ($("key").value) words.push(`-H "X-API-Key: $KEY"`);
-  return `curl ${words.join(" \\\n  ")} \\\n  ${location.origin}/refine`;
+  return `curl ${words.join(" \\\n  ")} \\\n  ${location.origin}${address()}`;
 }
 
 // ---- controls

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.formats import rle
 from pipeline.images import encode_mask, encode_png
 from service.settings import ServiceSettings
-from tests.service.services import ROOT
+from tests.service.services import ROOT, running
 
 PAGE = (ROOT / "docs/service.md").read_text(encoding="utf-8")
 
@@ -39,7 +39,7 @@ def folder(scene, tmp_path):
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_curl_commands_run(service, scene, folder):
-    (commands,) = (block for block in blocks("sh") if "curl" in block)
+    (commands,) = (block for block in blocks("sh") if "/refine" in block)
     environment = {**os.environ, "SERVICE": service.url}
     subprocess.run(["sh", "-e", "-c", commands], cwd=folder, env=environment, check=True)
     answer = json.loads((folder / "refined.json").read_text())
@@ -49,6 +49,15 @@ def test_the_curl_commands_run(service, scene, folder):
         assert set(np.unique(np.array(file))) == {0, 7, 255, 300}
     with zipfile.ZipFile(io.BytesIO((folder / "refined.zip").read_bytes())) as archive:
         assert "photo_pred.txt" in archive.namelist()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_curl_command_of_a_detector_runs(predictor, detector, folder):
+    (command,) = (block for block in blocks("sh") if "/segment" in block)
+    with running(predictor, detector=detector) as service:
+        environment = {**os.environ, "SERVICE": service.url}
+        subprocess.run(["sh", "-e", "-c", command], cwd=folder, env=environment, check=True)
+    assert json.loads((folder / "found.json").read_text())["instances"]
 
 
 def test_the_python_client_runs(service, scene, folder):

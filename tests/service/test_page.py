@@ -131,6 +131,29 @@ class TestRefining:
         )
         expect(page.locator("#timings")).to_contain_text(f"{answer['patches']} patches")
 
+    def test_without_a_detector_masks_are_needed(self, page):
+        page.wait_for_load_state("networkidle")
+        assert page.locator("#segment").get_attribute("disabled") is not None
+
+    def test_a_detector_finds_the_objects(self, browser, predictor, detector, scene, files):
+        with running(predictor, detector=detector) as service:
+            page = browser.new_page()
+            page.goto(service.url)
+            page.set_input_files("#image", files / "it's.png")
+            expect(page.locator("#refine")).to_be_disabled()
+            expect(page.locator("#segment")).to_be_enabled()
+            page.select_option("#kind", "segment")
+            expect(page.locator("#drop-masks")).to_be_hidden()
+            refine(page)
+            answer = service.client.post("/segment", files=[scene.image_part]).json()
+            names = page.locator("#instances .name").all_text_contents()
+            assert sorted(names) == sorted(item["category"] for item in answer["instances"])
+            changed = f"{answer['changed_pixels']:,} pixels of {len(names)} instance"
+            expect(page.locator("#status")).to_contain_text(changed)
+            expect(page.locator("#timings")).to_contain_text("detect")
+            assert page.text_content("#curl").endswith(f"{service.url}/segment")
+            page.close()
+
     def test_the_example_is_one_click(self, page):
         page.click("#example")
         expect(page.locator("#status")).to_contain_text("3 instances changed", timeout=60_000)
