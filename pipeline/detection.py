@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from detector.build import Detector, set_inference
+from detector.checkpoints import DetectorInfo, find_detector, load_detector
 from detector.detections import Detections
 from detector.views import detect_views
-from detector.weights import DetectorInfo, load_detector
 from pipeline.files import file_sha256
 from pipeline.instance import Instance, Mask, Prediction, UInt8Array
 
@@ -32,7 +32,7 @@ class InstanceDetector:
     """Finds instances in images; their masks are windows, made one at a time.
 
     Args:
-        weights: see `detector.weights.load_detector`.
+        weights: see `detector.checkpoints.load_detector`.
         device: auto, cpu or cuda.
         settings: what is given out.
 
@@ -42,20 +42,20 @@ class InstanceDetector:
     """
 
     def __init__(
-        self, weights: Path, device: str = "auto", settings: DetectionSettings | None = None
+        self, weights: str | Path, device: str = "auto", settings: DetectionSettings | None = None
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: expected a GPU that PyTorch can use, got none")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.settings = settings or DetectionSettings()
-        model, self.info = load_detector(weights)
+        path, self.name = find_detector(weights)
+        model, self.info = load_detector(path)
         set_inference(model, self.settings.score, self.settings.nms_iou, self.settings.detections)
         for scale in self.settings.scales:
             if scale < 1:
                 raise ValueError(f"scales: expected ints > 0, got {scale}")
-        self.weights_sha256 = file_sha256(weights)
-        self.name = weights.stem
+        self.weights_sha256 = file_sha256(path)
         self._device = torch.device(device)
         self._model: Detector = model.to(self._device).eval()
 

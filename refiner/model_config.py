@@ -5,9 +5,7 @@ No torch in here: a program that only runs a converted network starts without it
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 ARCHITECTURES = {"hrnet18s": "hrnet_w18_small_v2", "hrnet48": "hrnet_w48"}
 """Our name of an architecture -> timm's."""
@@ -17,8 +15,6 @@ STRIDE = 32
 
 DEFAULT_WEIGHTS = "hrnet18s"
 """Name of the shipped weights used where the caller names none."""
-
-_SHIPPED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -53,46 +49,6 @@ class ModelConfig:
         for name in ("data", "licence"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
-
-
-def shipped_names() -> tuple[str, ...]:
-    """Names of the weights that came with the package, sorted."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.safetensors")))
-
-
-def find_weights(weights: str | Path) -> tuple[Path, str]:
-    """Where weights lie, and what they are called.
-
-    Args:
-        weights: as for `refiner.checkpoints.load_model`.
-
-    Raises:
-        ValueError: there is no such name or file.
-    """
-    if isinstance(weights, str) and weights in shipped_names():
-        return _SHIPPED / f"{weights}.safetensors", weights
-    path = Path(weights)
-    if path.is_file():
-        if path.suffix not in (".safetensors", ".pth", ".pt"):
-            raise ValueError(
-                f"{path}: expected a file ending in .safetensors or .pth, got {path.suffix!r}"
-            )
-        return path, path.stem
-    if path.suffix or len(path.parts) > 1:
-        raise ValueError(f"{path}: expected a file with weights, got no such file")
-    names = ", ".join(shipped_names()) or "none"
-    raise ValueError(
-        f"weights: expected a file or one of the shipped names ({names}), got {str(weights)!r}"
-    )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _is_int(value: object) -> bool:

@@ -37,11 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        type=Path,
         required=True,
-        metavar="W",
-        help="a detector: .safetensors of bpr train-detector or bpr import-weights, or a "
-        "published checkpoint (.pth, .pkl)",
+        metavar="NAME_OR_PATH",
+        help="a detector: lite, which comes along and knows objects of no category; .safetensors "
+        "of bpr train-detector or bpr import-weights; or a published checkpoint (.pth, .pkl)",
     )
     parser.add_argument(
         "--out",

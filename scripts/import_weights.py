@@ -69,7 +69,7 @@ def _import_detector(arguments: argparse.Namespace) -> int:
             f"{arguments.source}: expected torchvision to be installed for a detector, found no "
             "such module; pip install 'bpr[detect]'"
         )
-    from detector.weights import convert_detector
+    from detector.checkpoints import convert_detector
 
     report = convert_detector(arguments.source, arguments.out, arguments.preset)
     info = report.info

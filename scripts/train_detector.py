@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from detector.backbone import load_imagenet
 from detector.build import Detector, build_detector
 from detector.categories import Categories
+from detector.checkpoints import DetectorInfo, load_detector, save_detector
 from detector.presets import PRESETS
 from detector.training import Trainer
 from detector.transfer import transfer
-from detector.weights import DetectorInfo, load_detector, save_detector
 from pipeline.batch.image_index import ImageIndex
 from pipeline.detection_data import DetectionBatches, DetectionSource, DetectionStream, readable
 from pipeline.evaluation.truths import open_ground_truth

@@ -46,8 +46,10 @@ class ServiceSettings(BaseSettings):
         DEFAULT_WEIGHTS,
         description="shipped weights by name, a .safetensors of ours, or a published .pth",
     )
-    detector: Path | None = Field(
-        None, description="weights of a detector: opens POST /segment; unset: there is none"
+    detector: str | None = Field(
+        None,
+        description="lite, which comes along, or weights of a detector: opens POST /segment; "
+        "unset: there is none",
     )
     detector_score: float = Field(
         0.5, ge=0, le=1, description="instances of POST /segment have scores above it"

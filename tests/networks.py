@@ -8,8 +8,8 @@ import torch
 
 from detector.build import build_detector
 from detector.categories import CITYSCAPES, Categories
+from detector.checkpoints import DetectorInfo, save_detector
 from detector.presets import PRESETS
-from detector.weights import DetectorInfo, save_detector
 from refiner.checkpoints import save_model
 from refiner.model_config import ModelConfig
 from refiner.network import PatchNetwork, object_logits

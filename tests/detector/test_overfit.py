@@ -17,9 +17,9 @@ from pycocotools.cocoeval import COCOeval
 
 from detector.build import build_detector
 from detector.categories import Categories
+from detector.checkpoints import DetectorInfo
 from detector.schedule import Schedule
 from detector.training import Batch, Trainer
-from detector.weights import DetectorInfo
 from pipeline.demo_scenes import load_demo_scenes
 from pipeline.detection import as_prediction
 from pipeline.formats import coco, rle

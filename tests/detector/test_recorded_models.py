@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detector.bmask import BMaskBranch
+from detector.checkpoints import import_detector
 from detector.pooling import indexed
 from detector.refinemask import RefineMaskBranch
 from detector.roi_heads import _clipped
-from detector.weights import import_detector
 from tests.detector.conftest import Arrays
 
 SIZE = (128, 160)

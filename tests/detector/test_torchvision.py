@@ -13,7 +13,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet5
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from detector.build import Detector, set_inference
-from detector.weights import import_detector
+from detector.checkpoints import import_detector
 
 MAKERS = {
     "maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refiner.checkpoints import convert_weights, import_mmseg, load_model, save_model
-from refiner.model_config import ModelConfig, shipped_names
+from refiner.model_config import ModelConfig
+from refiner.weight_files import shipped_names
 
 CONFIG = ModelConfig("hrnet18s", 64, patch_size=48, padding=4, data="squares", licence="CC0")
 
@@ -131,7 +132,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"ending in \.safetensors or \.pth, got '\.onnx'"):
+    with pytest.raises(ValueError, match=r"ending in \.safetensors, \.pth or \.pt, got '\.onnx'"):
         load_model(tmp_path / "model.onnx")
 
 

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detector.categories import CITYSCAPES
-from detector.weights import load_detector
+from detector.checkpoints import load_detector
 from pipeline.detection import as_prediction
 from pipeline.formats import cityscapes
 from pipeline.images import read_image, read_mask

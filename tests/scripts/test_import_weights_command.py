@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from detector.weights import load_detector
+from detector.checkpoints import load_detector
 from refiner.checkpoints import load_model
 from scripts.main import main
 from tests.refiner.conftest import published_state

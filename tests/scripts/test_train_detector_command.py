@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.weights import load_detector
+from detector.checkpoints import load_detector
 from scripts.main import main
 from tests.datasets import write_dataset
 from tests.pipeline.evaluation.datasets import make_dataset
@@ -118,7 +118,7 @@ WRONG = {
     "--batch-size=0": "batch_size: expected an int > 0, got 0",
     "--loaders=0": "--loaders: expected an int > 0, got 0",
     "--start-from=none.safetensors": "none.safetensors: expected a file with weights",
-    "--start-from=hrnet18s": "hrnet18s: expected a",
+    "--start-from=hrnet18s": "got 'hrnet18s'",
     "--preset=bmask_rcnn_R_50_FPN_1x --start-from=imagenet": "imagenet: expected a preset whose",
 }
 

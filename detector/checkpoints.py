@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,11 +19,14 @@ from detector.layouts import Converted, convert, count_categories, find_layout, 
 from detector.presets import PRESETS, find_preset
 from refiner.checkpoints import read_safetensors
 from refiner.published import Published, read_published
+from refiner.weight_files import file_sha256, find_weights
 
 _METADATA_KEY = "bpr-detector"
 # torchvision names a file by the first digits of its sha256
 _TORCHVISION_V1 = ("bf2d0c1e", "maskrcnn_resnet50_fpn_coco_v1")
 _SHOWN = 3
+_SHIPPED = Path(__file__).parent / "weights"
+_ENDINGS = (".safetensors", ".pth", ".pt", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,24 @@ def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = 
         temporary.unlink(missing_ok=True)
 
 
-def load_detector(path: str | Path, preset: str | None = None) -> tuple[Detector, DetectorInfo]:
+def find_detector(weights: str | Path) -> tuple[Path, str]:
+    """Where the weights of a detector lie, and what they are called.
+
+    Args:
+        weights: name of a shipped one, or path of a file that `load_detector` reads.
+
+    Raises:
+        ValueError: there is no such name or file.
+    """
+    return find_weights(weights, _SHIPPED, _ENDINGS)
+
+
+def load_detector(weights: str | Path, preset: str | None = None) -> tuple[Detector, DetectorInfo]:
     """Read a detector, ours or a published one.
 
     Args:
-        path: a .safetensors file of `save_detector`, or what `import_detector` reads.
+        weights: name of a shipped one, a .safetensors file of `save_detector`, or what
+            `import_detector` reads.
         preset: of a published one, where the file alone does not tell.
 
     Returns:
@@ -116,7 +131,7 @@ def load_detector(path: str | Path, preset: str | None = None) -> tuple[Detector
     Raises:
         ValueError: there is no such file, or it is not what it should be.
     """
-    path = Path(path)
+    path, _ = find_detector(weights)
     if path.suffix == ".safetensors":
         return _read_own(path)
     model, report = import_detector(path, preset)
@@ -148,7 +163,7 @@ def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, De
             f"{path}: expected a detector of detectron2, mmdetection or torchvision, "
             f"got {_first(list(published.tensors))}"
         )
-    sha256 = _file_sha256(path)
+    sha256 = file_sha256(path)
     name = preset or _find_preset(path, published, layout, sha256)
     number = count_categories(published.tensors, layout)
     if number < 1:
@@ -238,8 +253,6 @@ def _check(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 
 
 def _read_own(path: Path) -> tuple[Detector, DetectorInfo]:
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a file with weights, got no such file")
     metadata, tensors = read_safetensors(path)
     if _METADATA_KEY not in metadata:
         kind = "of a refiner" if "bpr" in metadata else "of something else"
@@ -275,11 +288,3 @@ def _first(keys: list[str]) -> str:
         return "none"
     rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + rest
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

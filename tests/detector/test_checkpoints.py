@@ -15,14 +15,14 @@ from torch import Tensor
 
 from detector.build import Detector, build_detector
 from detector.categories import CITYSCAPES, COCO, Categories, published_categories
-from detector.layouts import convert, find_layout, layout_of, recognise
-from detector.presets import PRESETS
-from detector.weights import (
+from detector.checkpoints import (
     DetectorInfo,
     import_detector,
     load_detector,
     save_detector,
 )
+from detector.layouts import convert, find_layout, layout_of, recognise
+from detector.presets import PRESETS
 
 THREE = Categories(("cat", "dog", "cow"), (3, 7, 9))
 
