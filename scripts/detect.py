@@ -22,8 +22,8 @@ from pipeline.settings import PatchSettings
 from pipeline.version import VERSION
 from refiner.model_config import DEFAULT_WEIGHTS
 from refiner.predictor import load_predictor
-from scripts.main import INPUT_FAILED
-from scripts.options import parse_path, print_some
+from scripts.options import parse_path
+from scripts.outcome import conclude
 from scripts.progress import ProgressLine
 
 DETECTED = Tally("detected", ("instances",))
@@ -121,16 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
             lambda progress: line.show(progress.finished, _remark(progress)),
         )
     refined = "" if refinement is None else ", refined"
-    print(
-        f"{progress.done} of {progress.total} images detected "
-        f"({progress.counted['instances']} instances{refined}), "
-        f"{progress.already_done} already done, {len(progress.failures)} failed. "
-        f"Report: {job.report}"
-    )
-    failures = [f"{failure.image}: {failure.reason}" for failure in progress.failures]
-    print_some("still holds an earlier result of", progress.stale, f", all in {job.report}")
-    print_some("failed", failures, f", all in {job.report}")
-    return INPUT_FAILED if progress.failures else 0
+    counted = f"{progress.counted['instances']} instances{refined}"
+    return conclude(progress, "detected", counted, job.report)
 
 
 def _job(arguments: argparse.Namespace, categories: Mapping[int, str]) -> ImageJob:

@@ -24,7 +24,6 @@ from pipeline.refine import DEFAULT_BATCH_SIZE
 from pipeline.version import VERSION
 from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from refiner.predictor import load_predictor
-from scripts.main import INPUT_FAILED
 from scripts.options import (
     add_cluster_options,
     add_network_options,
@@ -33,8 +32,8 @@ from scripts.options import (
     open_cluster,
     parse_path,
     patch_settings,
-    print_some,
 )
+from scripts.outcome import conclude
 from scripts.progress import ProgressLine, per_second
 
 
@@ -130,16 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress = _refine(
             arguments, job, engine, predictor.config, predictor.name, predictor.weights_sha256
         )
-    print(
-        f"{progress.done} of {progress.total} images refined "
-        f"({progress.counted['patches']} patches), "
-        f"{progress.already_done} already done, {len(progress.failures)} failed. "
-        f"Report: {job.report}"
-    )
-    failures = [f"{failure.image}: {failure.reason}" for failure in progress.failures]
-    print_some("still holds an earlier result of", progress.stale, f", all in {job.report}")
-    print_some("failed", failures, f", all in {job.report}")
-    return INPUT_FAILED if progress.failures else 0
+    return conclude(progress, "refined", f"{progress.counted['patches']} patches", job.report)
 
 
 def _refine(

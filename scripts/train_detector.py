@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
@@ -25,6 +24,7 @@ from pipeline.evaluation.truths import open_ground_truth
 from refiner.processes import Process, joined
 from scripts.options import parse_path
 from scripts.progress import ProgressLine
+from scripts.training_options import add_training_options, set_threads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -69,34 +69,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="images of all processes together; learning rate and steps follow "
         "(default: the preset's)",
     )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--bfloat16", action="store_true", help="forward passes in bfloat16 (default: float32)"
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
-    )
-    parser.add_argument(
-        "--loaders",
-        type=int,
-        default=2,
-        metavar="N",
-        help="processes that read images, for each that trains (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--data", default="", help="what the photographs are, for the weights' file"
-    )
-    parser.add_argument("--licence", default="", help="what that allows, likewise")
+    add_training_options(parser, loaders=2, task="read images")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or go on training; RUN/<preset>.safetensors is written with every checkpoint."""
-    if arguments.loaders < 1:
-        raise ValueError(f"--loaders: expected an int > 0, got {arguments.loaders}")
-    cv2.setNumThreads(1)  # the loaders are the parallelism
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    set_threads(arguments)
     with joined(arguments.device) as process:
         _train(arguments, process)
     return 0

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
@@ -32,6 +31,7 @@ from refiner.torch_predictor import TorchPredictor
 from refiner.training import Trainer, Validate
 from scripts.options import parse_path
 from scripts.progress import ProgressLine
+from scripts.training_options import add_training_options, set_threads
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="patches, in each process (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--validation-images",
         type=parse_path,
@@ -99,27 +98,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="at most so many are refined each time (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
-    )
-    parser.add_argument(
-        "--loaders",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that make patches, for each that trains (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--data", default="", help="what the photographs are, for the weights' file"
-    )
-    parser.add_argument("--licence", default="", help="what that allows, likewise")
+    add_training_options(parser, loaders=1, task="make patches")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, or go on training, then write RUN/<architecture>.safetensors."""
-    if arguments.loaders < 1:
-        raise ValueError(f"--loaders: expected an int > 0, got {arguments.loaders}")
     if (arguments.validation_images is None) != (arguments.validation_maps is None):
         raise ValueError("--validation-images, --validation-maps: expected both or none")
     given = (arguments.images is not None, arguments.instance_maps is not None)
@@ -127,9 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             "--images, --instance-maps, --patches: expected both of the first or the last alone"
         )
-    cv2.setNumThreads(1)  # the loaders are the parallelism
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    set_threads(arguments)
     with joined(arguments.device) as process:
         _train(arguments, process)
     return 0

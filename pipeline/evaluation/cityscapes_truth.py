@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.evaluation.extra import needs_extra
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
 from pipeline.evaluation.instance_maps import distinct
+from pipeline.evaluation.png_files import PngFiles
 from pipeline.images import read_instance_map
 from pipeline.instance import Mask
 
@@ -18,7 +18,7 @@ PATTERN = "*_gtFine_instanceIds.png"
 _FIRST_INSTANCE = 1000  # smaller values are label ids: one object or a group, nobody knows
 
 
-class CityscapesTruth:
+class CityscapesTruth(PngFiles):
     """Values of at least 1000 are objects of the label value // 1000.
 
     Smaller values are label ids. Those of labels with instances are groups (`is_crowd`); those
@@ -38,8 +38,7 @@ class CityscapesTruth:
         files = sorted(folder.rglob(PATTERN))
         if not files:
             raise ValueError(f"{folder}: expected files {PATTERN}, found none")
-        keys = unique_keys([(image_key(file.name), str(file)) for file in files], str(folder))
-        self._files = dict(zip(keys, files, strict=True))
+        super().__init__(files, folder)
         with needs_extra("cityscapesscripts"):
             from cityscapesscripts.helpers.labels import labels
         self._known = {label.id for label in labels}
@@ -49,23 +48,6 @@ class CityscapesTruth:
             for label in labels
             if label.hasInstances and not label.ignoreInEval
         }
-
-    def keys(self) -> Sequence[str]:
-        """Names of the images: city, sequence and frame."""
-        return list(self._files)
-
-    def image_id(self, key: str) -> None:
-        """There are no ids."""
-
-    def files(self, key: str) -> Sequence[Path]:
-        """The PNG."""
-        return [self._files[key]]
-
-    def part(self, keys: Collection[str]) -> CityscapesTruth:
-        """The same with these images alone."""
-        part = copy(self)
-        part._files = {key: self._files[key] for key in keys}
-        return part
 
     def read(self, key: str) -> AnnotatedImage:
         """The objects and groups of the evaluated labels, in order of their values."""

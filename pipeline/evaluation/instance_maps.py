@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
+from pipeline.evaluation.png_files import PngFiles
 from pipeline.images import IGNORE, InstanceMap, read_instance_map
 from pipeline.instance import Mask
 
 
-class InstanceMaps:
+class InstanceMaps(PngFiles):
     """One PNG per image, 8 bits (palette or grey) or 16; its values number the objects.
 
     With 16 bits, 255 is an object like others: only 8-bit maps have ignored pixels.
@@ -33,25 +33,7 @@ class InstanceMaps:
         files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path}: expected instance maps (*.png), found none")
-        keys = unique_keys([(image_key(file.name), str(file)) for file in files], str(path))
-        self._files = dict(zip(keys, files, strict=True))
-
-    def keys(self) -> Sequence[str]:
-        """Stems of the PNGs."""
-        return list(self._files)
-
-    def image_id(self, key: str) -> None:
-        """There are no ids."""
-
-    def files(self, key: str) -> Sequence[Path]:
-        """The PNG."""
-        return [self._files[key]]
-
-    def part(self, keys: Collection[str]) -> InstanceMaps:
-        """The same with these images alone."""
-        part = copy(self)
-        part._files = {key: self._files[key] for key in keys}
-        return part
+        super().__init__(files, path)
 
     def read(self, key: str) -> AnnotatedImage:
         """One annotation per value, in order of the values."""

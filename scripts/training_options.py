@@ -1,0 +1,49 @@
+"""Arguments of the commands that train."""
+
+from __future__ import annotations
+
+import argparse
+
+import cv2
+import torch
+
+
+def add_training_options(parser: argparse.ArgumentParser, loaders: int, task: str) -> None:
+    """Where a training runs, and what its weights say of themselves.
+
+    Args:
+        parser: of the command.
+        loaders: how many there are by default.
+        task: of the loaders, in words.
+    """
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
+    )
+    parser.add_argument(
+        "--loaders",
+        type=int,
+        default=loaders,
+        metavar="N",
+        help=f"processes that {task}, for each that trains (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data", default="", help="what the photographs are, for the weights' file"
+    )
+    parser.add_argument("--licence", default="", help="what that allows, likewise")
+
+
+def set_threads(arguments: argparse.Namespace) -> None:
+    """What `add_training_options` says of threads.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    if arguments.loaders < 1:
+        raise ValueError(f"--loaders: expected an int > 0, got {arguments.loaders}")
+    if arguments.threads is not None and arguments.threads < 1:
+        raise ValueError(f"--threads: expected an int > 0, got {arguments.threads}")
+    cv2.setNumThreads(1)  # the loaders are the parallelism
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
