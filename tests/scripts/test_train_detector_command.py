@@ -117,6 +117,7 @@ WRONG = {
     "--steps=0": "steps: expected an int > 0, got 0",
     "--batch-size=0": "batch_size: expected an int > 0, got 0",
     "--loaders=0": "--loaders: expected an int > 0, got 0",
+    "--threads=0": "--threads: expected an int > 0, got 0",
     "--start-from=none.safetensors": "none.safetensors: expected a file with weights",
     "--start-from=hrnet18s": "got 'hrnet18s'",
     "--preset=bmask_rcnn_R_50_FPN_1x --start-from=imagenet": "imagenet: expected a preset whose",
