@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import roi_align
 
-Polygons = Sequence[Tensor]
-"""Of one object: its parts, each (2 K,) float64 x0, y0, x1, y1, ... of K >= 3 points."""
+Polygons = Sequence[np.ndarray[Any, Any]]
+"""Of one object: its parts, each (2 K,) x0, y0, x1, y1, ... of K >= 3 points."""
 
 
 DETECTRON2_MIN_SIDE, MMDETECTION_MIN_SIDE = 0.1, 1.0
@@ -30,11 +30,11 @@ class Positives(NamedTuple):
     padded: tuple[int, int]  # height, width of the batch of images
     polygons: Sequence[Sequence[Polygons]]  # of each image, of each object, in pixels of its
     # mask, which was drawn from them; none where it was not
+    mmdetection: bool = False  # move corners of boxes into the image before, and enlarge polygons
+    # in boxes of less than a pixel no further, as it does; else as detectron2
 
 
-def mask_targets(
-    positives: Positives, sides: Sequence[int], mmdetection: bool = False
-) -> list[Tensor]:
+def mask_targets(positives: Positives, sides: Sequence[int]) -> list[Tensor]:
     """What masks should be in boxes: the objects' polygons drawn there, or their masks resized.
 
     Bitmaps are cut from masks as they came, not from masks resized with the image: their
@@ -43,8 +43,6 @@ def mask_targets(
     Args:
         positives: boxes and their objects.
         sides: of the targets, S.
-        mmdetection: move corners of boxes into the image before, and enlarge polygons in boxes
-            of less than a pixel no further, as it does; else as detectron2.
 
     Returns:
         For each side (N, S, S) float32, 0 or 1.
@@ -52,24 +50,21 @@ def mask_targets(
     Source: detectron2, `BitMasks.crop_and_resize`; mmdetection, `BitmapMasks.crop_and_resize`.
     """
     rois = positives.rois
-    min_side = MMDETECTION_MIN_SIDE if mmdetection else DETECTRON2_MIN_SIDE
+    min_side = MMDETECTION_MIN_SIDE if positives.mmdetection else DETECTRON2_MIN_SIDE
     targets = [rois.new_zeros((len(rois), side, side), dtype=torch.float32) for side in sides]
     for image, (masks, (height, width), polygons) in enumerate(
         zip(positives.masks, positives.sizes, positives.polygons, strict=True)
     ):
         here = torch.where(rois[:, 0] == image)[0]
-        scale = (masks.shape[2] / width, masks.shape[1] / height)  # of the mask
+        scale = np.array([masks.shape[2] / width, masks.shape[1] / height])  # of the mask
         boxes = rois[here, 1:].float()
-        if mmdetection:
+        if positives.mmdetection:
             limit = boxes.new_tensor([width, height] * 2)
             boxes = torch.minimum(boxes.clamp(min=0), limit)
         # one mask at a time: all of them as float32 may be gigabytes
         for number in sorted(set(positives.objects[here].tolist())):
             chosen = torch.where(positives.objects[here] == number)[0]
-            parts = [
-                (part.reshape(-1, 2) / part.new_tensor(scale)).flatten()
-                for part in polygons[number]
-            ]
+            parts = [(part.reshape(-1, 2) / scale).ravel() for part in polygons[number]]
             of_object = boxes[chosen]
             if parts:
                 outlined = [parts] * len(chosen)
@@ -125,9 +120,7 @@ def polygon_targets(
                 f"three points or more, got shapes {[part.shape for part in parts]}"
             )
         scale = side / np.maximum(box[2:] - box[:2], np.float32(min_side))
-        drawn = [
-            ((part.numpy().reshape(-1, 2) - box[:2]) * scale).ravel().tolist() for part in parts
-        ]
+        drawn = [((part.reshape(-1, 2) - box[:2]) * scale).ravel().tolist() for part in parts]
         code = coco_mask.merge(coco_mask.frPyObjects(drawn, side, side))
         targets[number] = coco_mask.decode(code)
     return torch.from_numpy(targets).to(boxes.device)

@@ -34,7 +34,8 @@ class Conventions:
     clamp_shrinking: bool = False  # boxes shrink at most as much as they grow
     min_detection: float = 0.0  # pixels; detections with a side below it are dropped
     norm_eps: float = 1e-5
-    claim_boxes: bool = False  # in training objects are matched by `ClaimingMatcher`
+    # in training boxes are matched by `ClaimingMatcher`, targets are cut as `Positives` says
+    mmdetection_training: bool = False
     rpn_beta: float = 0.0  # where the loss of boxes turns from L2 to L1; 0 is L1
 
 
@@ -45,7 +46,7 @@ MMDETECTION = Conventions(
     top_by_logit=False,
     nms_by_logit=False,
     clamp_shrinking=True,
-    claim_boxes=True,
+    mmdetection_training=True,
 )
 TORCHVISION = Conventions(
     resize="torchvision",

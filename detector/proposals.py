@@ -41,7 +41,7 @@ class ProposalNetwork(RegionProposalNetwork):
             nms_thresh=0.7,
         )
         self.box_coder = ClampedBoxCoder((1.0,) * 4, preset.conventions.clamp_shrinking)
-        if preset.conventions.claim_boxes:
+        if preset.conventions.mmdetection_training:
             self.proposal_matcher = ClaimingMatcher(0.7, 0.3, claim=0.3)
         self._top_by_logit = preset.conventions.top_by_logit
         self._nms_by_logit = preset.conventions.nms_by_logit

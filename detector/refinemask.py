@@ -216,7 +216,7 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
     def losses(self, prepared: SemanticMaps, positives: Positives) -> dict[str, Tensor]:
         """`instance_loss`, and cross entropy of where any object is."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
-        targets = mask_targets(positives, SIDES, mmdetection=True)
+        targets = mask_targets(positives, SIDES)
         height, width = prepared.logits.shape[-2:]
         semantic = semantic_target(positives, (height, width))
         return {

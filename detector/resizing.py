@@ -20,6 +20,11 @@ def resized_size(size: Size, shorter: int, longest: int, kind: str) -> Size:
         longest: allowed for the longer side.
         kind: as in `Conventions.resize`; they round differently.
     """
+    rows, columns = _scaled(size, shorter, longest, kind)
+    return max(rows, 1), max(columns, 1)  # of an image a thousand times as long as wide too
+
+
+def _scaled(size: Size, shorter: int, longest: int, kind: str) -> Size:
     height, width = size
     if kind == "pillow":  # detectron2: a long image is scaled twice
         scale = shorter / min(size)

@@ -55,7 +55,7 @@ class DetectorHeads(RoIHeads):
             nms_thresh=preset.nms_iou,
             detections_per_img=preset.detections,
         )
-        if preset.conventions.claim_boxes:
+        if preset.conventions.mmdetection_training:
             self.proposal_matcher = ClaimingMatcher(IOUS[0], IOUS[0], claim=IOUS[0])
         self.box_pool = PyramidPool(POOLED, preset.conventions.exact_geometry)
         self.box_stages = nn.ModuleList(
@@ -146,6 +146,24 @@ class DetectorHeads(RoIHeads):
         keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
         return boxes[keep], scores[keep], labels[keep]
 
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Match boxes; the last ones of each image are the objects' own, and match these.
+
+        They take no part in the matching itself: each would claim itself as its best box.
+        """
+        own = [len(boxes) for boxes in gt_boxes]
+        found = [boxes[: len(boxes) - count] for boxes, count in zip(proposals, own, strict=True)]
+        if not all(map(len, found)):
+            return super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)  # type: ignore[no-any-return]
+        objects, labels = super().assign_targets_to_proposals(found, gt_boxes, gt_labels)
+        numbers = [torch.arange(len(boxes), device=boxes.device) for boxes in gt_boxes]
+        return (
+            [torch.cat(pair) for pair in zip(objects, numbers, strict=True)],
+            [torch.cat(pair) for pair in zip(labels, gt_labels, strict=True)],
+        )
+
     def _losses(
         self,
         features: Mapping[str, Tensor],
@@ -191,6 +209,7 @@ class DetectorHeads(RoIHeads):
             sizes,
             (features["0"].shape[2] * 4, features["0"].shape[3] * 4),
             [target.get("polygons", [()] * len(target["masks"])) for target in targets],
+            self._preset.conventions.mmdetection_training,
         )
         losses.update(self.mask_branch.losses(self.mask_branch.prepare(features), positives))
         return losses

@@ -181,5 +181,5 @@ class SimpleRefineMaskBranch(MaskBranch[ImageMaps]):
     def losses(self, prepared: ImageMaps, positives: Positives) -> dict[str, Tensor]:
         """`instance_loss` alone."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
-        targets = mask_targets(positives, SIDES, mmdetection=True)
+        targets = mask_targets(positives, SIDES)
         return {"loss_instance": instance_loss(logits, targets, LOSS_WEIGHTS)}

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from detector.build import Detector, set_inference
@@ -78,8 +77,8 @@ class InstanceDetector:
 
     @torch.inference_mode()
     def _detect(self, image: UInt8Array) -> Detections:
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        tensor = pixels.to(self._device).float() / 255
+        pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())  # it may be read-only
+        tensor = pixels.to(self._device).float().div_(255)
         if self.settings.flip or self.settings.scales:
             found = detect_views(self._model, tensor, self.settings.scales, self.settings.flip)
         else:

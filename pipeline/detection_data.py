@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.batch.image_index import ImageIndex
 from pipeline.batch.job import words
@@ -80,7 +80,7 @@ class DetectionSource:
 
 Target = dict[str, Any]
 """boxes (N, 4) float32 x0, y0, x1, y1; labels (N,) int64, 1..K; masks (N, H, W) bool; polygons:
-for each object what its mask was drawn from, as in `Annotation`, each part (2 K,) float64."""
+for each object what its mask was drawn from, as in `Annotation`, in arrays."""
 
 DetectionBatch = tuple[list[Tensor], list[Target]]
 """Images (3, H, W) uint8 RGB, and what is in each."""
@@ -191,7 +191,7 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
             "boxes": torch.from_numpy(boxes),
             "labels": torch.tensor(labels),
             "masks": torch.from_numpy(np.ascontiguousarray(masks)),
-            "polygons": [[torch.from_numpy(part) for part in parts] for parts in polygons],
+            "polygons": polygons,
         }
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), target
@@ -211,6 +211,19 @@ def _box(item: Annotation, width: int, height: int) -> tuple[float, ...]:
 def _mirrored(part: Float64Array, width: int) -> Float64Array:
     points = part.reshape(-1, 2)
     return np.column_stack([width - points[:, 0], points[:, 1]]).ravel()
+
+
+def load(stream: DetectionStream, processes: int) -> DataLoader[DetectionBatch | ValueError]:
+    """Batches of a stream, made ahead by other processes.
+
+    They come as they are: as tensors, which the loader makes of arrays by itself, the polygons of
+    some crowded images take more shared files than a process may open.
+    """
+    return DataLoader(stream, batch_size=None, num_workers=processes, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def readable(batches: Iterable[DetectionBatch | ValueError]) -> Iterator[DetectionBatch]:

@@ -38,6 +38,8 @@ def find_weights(
             expected = f"{', '.join(endings[:-1])} or {endings[-1]}"
             raise ValueError(f"{path}: expected a file ending in {expected}, got {path.suffix!r}")
         return path, path.stem
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file with weights, got a folder")
     if path.suffix or len(path.parts) > 1:
         raise ValueError(f"{path}: expected a file with weights, got no such file")
     names = ", ".join(shipped_names(shipped)) or "none"

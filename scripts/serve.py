@@ -1,4 +1,4 @@
-"""Answer POST /refine over HTTP, with a page at / to see it work.
+"""Answer POST /refine (and /segment, with a detector) over HTTP, with a page at / to see it work.
 
 Every option is also a variable (BPR_MAX_REQUESTS) and a line of a TOML file (max_requests = 16).
 

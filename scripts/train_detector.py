@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from detector.backbone import load_imagenet
 from detector.build import Detector, build_detector
@@ -19,7 +18,13 @@ from detector.presets import PRESETS
 from detector.training import Trainer
 from detector.transfer import transfer
 from pipeline.batch.image_index import ImageIndex
-from pipeline.detection_data import DetectionBatches, DetectionSource, DetectionStream, readable
+from pipeline.detection_data import (
+    DetectionBatches,
+    DetectionSource,
+    DetectionStream,
+    load,
+    readable,
+)
 from pipeline.evaluation.truths import open_ground_truth
 from refiner.processes import Process, joined
 from scripts.options import parse_path
@@ -124,7 +129,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         trainer.step * process.count + process.rank,
         process.count,
     )
-    loader = DataLoader(stream, batch_size=None, num_workers=arguments.loaders)
+    loader = load(stream, arguments.loaders)
     if not process.is_first:
         trainer.run(readable(loader))
         return

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -31,6 +32,8 @@ from service.settings import ServiceSettings
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
     from pipeline.detection import InstanceDetector
+
+logger = logging.getLogger(__name__)
 
 REFINE, SEGMENT = "/refine", "/segment"
 
@@ -130,14 +133,25 @@ def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
     """
     if settings.detector is None:
         return None
-    from pipeline.detection import DetectionSettings, InstanceDetector
-
+    try:
+        from pipeline.detection import DetectionSettings, InstanceDetector
+    except ImportError as error:
+        raise ValueError(
+            f"detector: expected pip install 'bpr[detect]', found no module {error.name!r}"
+        ) from None
     chosen = DetectionSettings(score=settings.detector_score)
-    return InstanceDetector(settings.detector, settings.device, chosen)
+    try:
+        return InstanceDetector(settings.detector, settings.device, chosen)
+    except ValueError as error:
+        raise ValueError(f"detector: {error}") from None
 
 
 async def _warm_up(refinery: Refinery, gate: Gate) -> None:
-    await refinery.warm_up()
+    try:
+        await refinery.warm_up()
+    except Exception:
+        logger.exception("a network failed before the first request: none will be taken")
+        return
     gate.open()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING
 from pipeline.images import Photograph
 from pipeline.instance import Instance, Prediction
 from service.inputs import Inputs, MaskBudget, Patience, count_up
+from service.problems import unavailable
 from service.settings import ServiceSettings
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
     from pipeline.detection import InstanceDetector
+
+logger = logging.getLogger(__name__)
 
 
 def find_instances(
@@ -21,11 +25,19 @@ def find_instances(
     """Detect; records say what was found. Beyond `max_instances` the best are taken.
 
     Raises:
-        Problem: 413 masks of more pixels than the limit, 503 out of time.
+        Problem: 413 masks of more pixels than the limit, 503 out of time or memory.
     """
     patience.check()
     height, width = photograph.pixels.shape[:2]
-    found = detector.instances(photograph.pixels)
+    try:
+        found = detector.instances(photograph.pixels)
+    except RuntimeError:  # as PyTorch says that there is no memory
+        logger.exception("the detector failed")
+        raise unavailable(
+            "The detector failed on this image. Try again, or a smaller one; the operator's log "
+            "says why.",
+            "detector_failed",
+        ) from None
     budget = MaskBudget(limits)
     instances: list[Instance] = []
     for instance in islice(found, limits.max_instances):

@@ -20,5 +20,5 @@ def found_nothing(report: Path) -> frozenset[str]:
             name if name.endswith(SUFFIX) else str(PurePosixPath(name).with_suffix("")) + SUFFIX
             for name in images
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return frozenset()

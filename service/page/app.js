@@ -67,7 +67,7 @@ $("kind").addEventListener("change", update);
 fetch("/openapi.json").then(async (response) => {
   const { paths } = await response.json();
   $("segment").hidden = $("segment").disabled = !paths["/segment"];
-});
+}, () => {}); // masks can be refined without
 
 for (const [name, take] of [["image", takeImage], ["masks", takeMasks]]) {
   $(name).addEventListener("change", (event) => take(event.target.files));
@@ -209,7 +209,7 @@ const number = new Intl.NumberFormat("en");
 
 function nameOf(instance, index) {
   const file = $("kind").value === "masks" ? input.masks[index]?.name : "";
-  return String(instance.name || instance.category || file || (instance.value && `value ${instance.value}`) || `instance ${index + 1}`);
+  return String(instance.name || (instance.category && `${instance.category} ${index + 1}`) || file || (instance.value && `value ${instance.value}`) || `instance ${index + 1}`);
 }
 
 function show(received, image, seconds) {

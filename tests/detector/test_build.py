@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from detector import mask_branch
 from detector.build import Detector, build_detector, set_inference
 from detector.detections import Detections
-from detector.presets import PRESETS
+from detector.presets import DETECTRON2, MMDETECTION, PRESETS
 from tests.detector.conftest import scene, tiny, tiny_detector
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -255,6 +256,32 @@ def test_presets_have_the_published_schedules() -> None:
     assert refine.box_loss_weight == 2.0
     assert refine.schedule.clip_norm == 35.0
     assert (min(refine.train_sizes), max(refine.train_sizes)) == (800, 1024)
+
+
+@pytest.mark.parametrize("kind", ["pillow", "opencv", "torchvision"])
+def test_an_image_a_thousand_times_as_long_as_wide_is_looked_at(kind: Any) -> None:
+    conventions = replace(PRESETS["small"].conventions, resize=kind)
+    model = tiny_detector(max_size=160, conventions=conventions).eval()
+    with torch.inference_mode():
+        for size in ((1, 1000), (2000, 1), (1, 1)):
+            (found,) = model([torch.rand(3, *size)])
+            assert found.size == size
+
+
+def test_objects_claim_boxes_where_the_configuration_says_so() -> None:
+    """The objects' own boxes are among those that are matched, and claim nothing."""
+    objects = torch.tensor([[0.0, 0, 100, 100], [30.0, 0, 130, 100]])
+    found = torch.tensor([[20.0, 0, 120, 100], [29.0, 0, 129, 100], [300.0, 0, 400, 100]])
+    labels = torch.tensor([2, 3])
+    matched = {}
+    for conventions in (DETECTRON2, MMDETECTION):
+        heads: Any = tiny_detector(conventions=conventions).roi_heads
+        chosen, names = heads.assign_targets_to_proposals(
+            [torch.cat([found, objects])], [objects], [labels]
+        )
+        matched[conventions] = chosen[0].tolist(), names[0].tolist()
+    assert matched[DETECTRON2] == ([1, 1, 0, 0, 1], [3, 3, 0, 2, 3])
+    assert matched[MMDETECTION] == ([0, 1, 0, 0, 1], [2, 3, 0, 2, 3])
 
 
 def test_images_of_another_kind_are_refused() -> None:

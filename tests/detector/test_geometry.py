@@ -241,8 +241,8 @@ def test_targets_of_polygons_differ_from_those_of_bitmaps_only_on_edges(
     scale = 8
     bitmaps = []
     objects = [
-        [tensor(expected["poly_obj0_part0"])],
-        [tensor(expected["poly_obj1_part0"]), tensor(expected["poly_obj1_part1"])],
+        [expected["poly_obj0_part0"]],
+        [expected["poly_obj1_part0"], expected["poly_obj1_part1"]],
     ]
     for parts in objects:
         polygons = [(part * scale).tolist() for part in parts]
@@ -257,9 +257,9 @@ def test_targets_of_polygons_differ_from_those_of_bitmaps_only_on_edges(
     outlined = learned._replace(polygons=[[[part * scale for part in parts] for parts in objects]])
     for name in ("d2", "mm"):
         recorded = tensor(expected[f"{name}_poly_target28"])
-        (of_bitmaps,) = mask_targets(learned, (28,), mmdetection=name == "mm")
+        (of_bitmaps,) = mask_targets(learned._replace(mmdetection=name == "mm"), (28,))
         assert 0 < (of_bitmaps.bool() != recorded.bool()).float().mean() < 0.03, name
-        (of_polygons,) = mask_targets(outlined, (28,), mmdetection=name == "mm")
+        (of_polygons,) = mask_targets(outlined._replace(mmdetection=name == "mm"), (28,))
         assert of_polygons.to(torch.uint8).equal(recorded), name
 
 
@@ -269,8 +269,8 @@ def test_targets_of_polygons_are_those_of_the_loaders(
     name: str, min_side: float, expected: Arrays
 ) -> None:
     polygons = [
-        [tensor(expected["poly_obj0_part0"])],
-        [tensor(expected["poly_obj1_part0"]), tensor(expected["poly_obj1_part1"])],
+        [expected["poly_obj0_part0"]],
+        [expected["poly_obj1_part0"], expected["poly_obj1_part1"]],
     ]
     target = polygon_targets(polygons, tensor(expected["poly_boxes"]), 28, min_side)
     assert target.to(torch.uint8).equal(tensor(expected[f"{name}_poly_target28"]))
@@ -278,9 +278,7 @@ def test_targets_of_polygons_are_those_of_the_loaders(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_targets_of_polygons_lie_in_the_frame_of_the_box() -> None:
-    left = torch.tensor(
-        [2.0, 4, 6, 4, 6, 12, 2, 12], dtype=torch.float64
-    )  # the left half of the first box
+    left = np.array([2.0, 4, 6, 4, 6, 12, 2, 12])  # the left half of the first box
     boxes = torch.tensor([[2.0, 4, 10, 12], [6.0, 4, 10, 12], [2.0, 4, 2.5, 4.5]])
     drawn = polygon_targets([[left]] * 3, boxes, 8, 0.1)
     assert drawn[0, :, :4].all()
@@ -313,7 +311,7 @@ def test_objects_claim_boxes_as_in_mmdetection(overlaps: np.ndarray[Any, Any]) -
     assert matches.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("parts", [[], *([torch.zeros(shape)] for shape in (4, 7, (3, 2)))])
-def test_what_is_no_polygon_is_refused(parts: list[Tensor]) -> None:
+@pytest.mark.parametrize("parts", [[], [np.zeros(4)], [np.zeros(7)], [np.zeros((3, 2))]])
+def test_what_is_no_polygon_is_refused(parts: list[np.ndarray[Any, Any]]) -> None:
     with pytest.raises(ValueError, match="polygons of box 0: expected at least one"):
         polygon_targets([parts], torch.tensor([[0.0, 0, 8, 8]]), 8, 0.1)

@@ -225,7 +225,8 @@ def test_refinemask_has_the_recorded_targets(arrays: Callable[[str], Arrays]) ->
     boxes = [tensor(expected[f"target_boxes_img{image}"]) for image in range(2)]
     rois = torch.cat([torch.tensor([[0.0], [0.0], [1.0]]), torch.cat(boxes)], dim=1)
     learned = positives(rois, torch.ones(3).long(), [0, 1, 0], [masks, masks[:1]])
-    for side, target in zip(SIDES, mask_targets(learned, SIDES, mmdetection=True), strict=True):
+    learned = learned._replace(mmdetection=True)
+    for side, target in zip(SIDES, mask_targets(learned, SIDES), strict=True):
         assert target.to(torch.uint8).equal(tensor(expected[f"target{side}"]))
     semantic = semantic_target(learned, (10, 12)).to(torch.uint8)
     assert semantic.equal(tensor(expected["target_semantic_at_10x12"]))

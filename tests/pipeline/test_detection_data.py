@@ -1,16 +1,22 @@
 """What a detector is trained on: the same objects from every kind of ground truth."""
 
 import json
+import resource
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from pipeline.batch.image_index import ImageIndex
-from pipeline.detection_data import DetectionBatches, DetectionSource, DetectionStream, readable
+from pipeline.detection_data import (
+    DetectionBatches,
+    DetectionSource,
+    DetectionStream,
+    load,
+    readable,
+)
 from pipeline.evaluation.truths import open_ground_truth
 from pipeline.formats import rle
 from tests.datasets import write_dataset
@@ -115,7 +121,7 @@ def test_batches_depend_on_their_number_alone(scenes):
     read = source(scenes.coco, scenes.images)
     whole = list(islice(DetectionStream(read, DetectionBatches(3, seed=5)), 6))
     later = DetectionStream(read, DetectionBatches(3, seed=5), start=2)
-    by_two = DataLoader(later, batch_size=None, num_workers=2)
+    by_two = load(later, 2)
     second_of_two = DetectionStream(read, DetectionBatches(3, seed=5), start=1, stride=2)
     others = DetectionStream(read, DetectionBatches(3, seed=6))
     assert all(map(same, whole[2:], islice(readable(by_two), 4)))
@@ -124,11 +130,42 @@ def test_batches_depend_on_their_number_alone(scenes):
 
 
 def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True)) and all(
-        torch.equal(a[name], b[name])
-        for a, b in zip(first[1], second[1], strict=True)
-        for name in ("boxes", "labels", "masks")
+    return (
+        all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+        and all(
+            torch.equal(a[name], b[name])
+            for a, b in zip(first[1], second[1], strict=True)
+            for name in ("boxes", "labels", "masks")
+        )
+        and polygons(first) == polygons(second)
     )
+
+
+def polygons(batch):
+    return [
+        [[part.tolist() for part in parts] for parts in target["polygons"]] for target in batch[1]
+    ]
+
+
+def test_crowds_of_polygons_come_through_a_loader(tmp_path):
+    """More parts than the files that a process may open."""
+    write_dataset(tmp_path, 1)
+    part = [10, 20, 30, 20, 30, 60]
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": 7, "segmentation": [part] * 30}
+        for number in range(20)
+    ]
+    image = {"id": 1, "file_name": "image_00.png", "height": 96, "width": 128}
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 7}]}
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    stream = DetectionStream(source(tmp_path / "gt.json", tmp_path / "images"), DetectionBatches(2))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        batches = list(islice(readable(load(stream, 1)), 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert all(map(same, batches, stream))
 
 
 def test_images_without_objects_are_replaced(tmp_path):
@@ -151,7 +188,7 @@ def test_what_cannot_be_read_is_a_sentence_even_from_another_process(tmp_path):
     Image.new("L", (90, 80), 1).save(tmp_path / "gt/image_01.png")
     stream = DetectionStream(source(tmp_path / "gt", tmp_path / "images"), DetectionBatches(2))
     with pytest.raises(ValueError, match=r"image_01\.png: expected an image of the size of") as it:
-        list(readable(DataLoader(stream, batch_size=None, num_workers=1)))
+        list(readable(load(stream, 1)))
     assert "Traceback" not in str(it.value)
 
 

@@ -127,3 +127,11 @@ def bpr_serve(*arguments: str, **variables: str) -> Iterator[Process]:
         process.wait(60)
         reader.join()
         process.stderr.close()
+
+
+def until(condition, seconds=20.0):
+    """Wait for something that comes soon."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)

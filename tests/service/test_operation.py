@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from pipeline.settings import PatchSettings
 from scripts.main import main
 from tests.networks import INPUT_SIZE
 from tests.service.conftest import Scene
-from tests.service.services import bpr_serve, running
+from tests.service.services import bpr_serve, running, until
 
 
 class Held:
@@ -57,14 +56,6 @@ def held(predictor):
 
 def with_network(predictor, network):
     return replace(predictor, predict=network)
-
-
-def until(condition, seconds=20.0):
-    """Wait for something that comes soon."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def expected_codes(scene, predictor):

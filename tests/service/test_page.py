@@ -147,7 +147,10 @@ class TestRefining:
             refine(page)
             answer = service.client.post("/segment", files=[scene.image_part]).json()
             names = page.locator("#instances .name").all_text_contents()
-            assert sorted(names) == sorted(item["category"] for item in answer["instances"])
+            assert sorted(names) == sorted(
+                f"{item['category']} {number}"
+                for number, item in enumerate(answer["instances"], start=1)
+            )
             changed = f"{answer['changed_pixels']:,} pixels of {len(names)} instance"
             expect(page.locator("#status")).to_contain_text(changed)
             expect(page.locator("#timings")).to_contain_text("detect")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import zipfile
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
 from pipeline.formats import rle
+from pipeline.images import encode_png
 from pipeline.refine import refine
 from pipeline.settings import PatchSettings
 from scripts.main import main
 from service.schemas import RefineAnswer
 from tests.networks import INPUT_SIZE, save_random_detector
-from tests.service.services import bpr_serve, running
+from tests.service.services import bpr_serve, running, until
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,21 @@ def test_what_is_no_image_is_said(service):
     assert "image (cat.png): expected a PNG or JPEG or WebP file" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])
+def test_images_of_odd_sizes_are_looked_at(service, size):
+    image = encode_png(np.zeros((*size, 3), np.uint8))
+    answer = segment(service, ("image", ("odd.png", image)))
+    assert answer.status_code == 200
+    assert answer.json()["image"] == {"height": size[0], "width": size[1]}
+
+
+def test_a_client_that_leaves_leaves_nothing_behind(service, scene):
+    with pytest.raises(httpx.ReadTimeout):
+        segment(service, scene.image_part, timeout=0.01)
+    until(lambda: service.metric("bpr_requests_in_process") == 0)
+    assert segment(service, scene.image_part).status_code == 200
+
+
 def test_limits_hold_for_what_is_found(predictor, detector, scene, found):
     with running(predictor, detector=detector, max_instances=1) as service:
         answer = segment(service, scene.image_part, params={"details": "true"})
@@ -129,6 +146,6 @@ def test_a_detector_that_is_none_is_said_before_anything_is_served(weights, tmp_
     (tmp_path / "d.safetensors").write_bytes(b"no weights")
     words = ["serve", "--port", "0", "--weights", weights, "--detector"]
     assert main([*map(str, words), str(tmp_path / "d.safetensors")]) == 2
-    assert "d.safetensors" in capsys.readouterr().err
+    assert "detector: " in capsys.readouterr().err
     assert main([*map(str, words), str(tmp_path / "missing.safetensors")]) == 2
     assert "missing.safetensors" in capsys.readouterr().err
