@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from copy import copy
 
 import httpx
 import numpy as np
@@ -115,6 +116,24 @@ def test_a_client_that_leaves_leaves_nothing_behind(service, scene):
         segment(service, scene.image_part, timeout=0.01)
     until(lambda: service.metric("bpr_requests_in_process") == 0)
     assert segment(service, scene.image_part).status_code == 200
+
+
+def test_a_detector_without_memory_is_a_503_that_tells_nothing_of_the_inside(
+    predictor, detector, scene
+):
+    poor = copy(detector)
+
+    def fail(_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: /dev/secret")
+
+    with running(predictor, detector=poor) as service:
+        poor._model = fail
+        answer = segment(service, scene.image_part)
+        assert answer.status_code == 503
+        assert "secret" not in answer.text
+        assert "Try again, or a smaller one" in answer.json()["detail"]
+        poor._model = detector._model
+        assert segment(service, scene.image_part).status_code == 200
 
 
 def test_limits_hold_for_what_is_found(predictor, detector, scene, found):
