@@ -12,7 +12,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "docker/README.md",
-    ROOT / "refiner/weights/hrnet18s.md",
+    *sorted(ROOT.glob("*/weights/*.md")),
 ]
 
 _PROGRAMS = ("bpr", "python", "python3", "pip", "git", "curl", "docker", "sudo", "torchrun")

@@ -34,6 +34,7 @@ FAST = {"docs/quick-start.md"}
 REFINING = ("refine", "demo")
 SHORTER = {
     "train-refiner": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
+    "train-detector": ["--steps", "1", "--batch-size", "1"],
     "extract": ["--patch-size", "32"],
 }
 # Not run here, and why; the parser still reads the commands of bpr among them
@@ -45,8 +46,7 @@ NOT_RUN = {
     r"--start-from imagenet|--start-from first": "weights that are not here",
     r"\.\./shared/": "minutes of work on data outside of the repository",
     r"--ray-address|--workers": "tests/pipeline/test_distributed.py runs them",
-    r"^bpr (detect|train-detector)\b": "tests/scripts runs them",
-    r"^bpr import-weights .*\.pkl\b": "a file of detectron2, which tests/scripts imports",
+    r"--start-from coco\.safetensors": "a large detector; tests/scripts starts from a small one",
 }
 
 

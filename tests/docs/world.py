@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from detector.checkpoints import find_detector
 from pipeline.demo_scenes import load_demo_scenes
 from pipeline.formats import polygons, rle
 from pipeline.images import encode_mask
@@ -31,6 +33,7 @@ class World:
         self._write_truth()
         self._write_coco()
         self._write_labels()
+        shutil.copyfile(find_detector("lite")[0], root / "detector.safetensors")
 
     def _write_images(self) -> None:
         photograph = Image.fromarray(self.image)
