@@ -18,8 +18,9 @@ from detector.categories import Categories, published_categories
 from detector.layouts import Converted, convert, count_categories, find_layout, recognise
 from detector.presets import PRESETS, find_preset
 from refiner.checkpoints import read_safetensors
+from refiner.hashing import file_sha256
 from refiner.published import Published, read_published
-from refiner.weight_files import file_sha256, find_weights
+from refiner.weight_files import find_weights
 
 _METADATA_KEY = "bpr-detector"
 # torchvision names a file by the first digits of its sha256

@@ -12,8 +12,8 @@ from detector.build import Detector, set_inference
 from detector.checkpoints import DetectorInfo, find_detector, load_detector
 from detector.detections import Detections
 from detector.views import detect_views
-from pipeline.files import file_sha256
 from pipeline.instance import Instance, Mask, Prediction, UInt8Array
+from refiner.hashing import file_sha256
 
 
 @dataclass(frozen=True)

@@ -126,15 +126,6 @@ def claim(file: IO[bytes], what: str) -> None:
         return  # some network drives know no locks
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def stamp(path: Path) -> str:
     """Tell a file's content from another without reading it: size and time of change."""
     try:

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from refiner.hashing import file_sha256
 from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from refiner.network import PatchNetwork
 from refiner.published import read_published
-from refiner.weight_files import file_sha256, find_weights
+from refiner.weight_files import find_weights
 
 _METADATA_KEY = "bpr"
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from refiner.hashing import file_sha256
 from refiner.model_config import ModelConfig
 from refiner.openvino_predictor import import_openvino, openvino_core
-from refiner.weight_files import file_sha256, find_weights
+from refiner.weight_files import find_weights
 
 if TYPE_CHECKING:
     from torch import nn

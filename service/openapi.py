@@ -40,68 +40,46 @@ first. The answer is that of `/refine`; instances have the detector's `category_
 
 _FILE = {"type": "string", "format": "binary"}
 
-REFINE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {**_FILE, "description": "PNG, JPEG or WebP"},
-                        "masks": {
-                            "type": "array",
-                            "items": _FILE,
-                            "minItems": 1,
-                            "description": "binary PNGs of the image's size, one per instance: "
-                            "every pixel that is not zero is the object",
-                        },
-                        "instance_map": {
-                            **_FILE,
-                            "description": "one 8-bit or 16-bit PNG: each value but 0 is an "
-                            "instance",
-                        },
-                        "instances": {
-                            "type": "array",
-                            "items": {"$ref": "#/components/schemas/CocoInstance"},
-                            "description": "a json file: COCO instances of this image",
-                        },
-                    },
-                    "additionalProperties": False,
-                    "oneOf": [
-                        {"required": ["masks"]},
-                        {"required": ["instance_map"]},
-                        {"required": ["instances"]},
-                    ],
-                },
-                "encoding": {
-                    "image": {"contentType": "image/png, image/jpeg, image/webp"},
-                    "masks": {"contentType": "image/png"},
-                    "instance_map": {"contentType": "image/png"},
-                    "instances": {"contentType": "application/json"},
-                },
-            }
-        },
-    }
-}
+_IMAGE_TYPES = "image/png, image/jpeg, image/webp"
 
-SEGMENT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {**_FILE, "description": "PNG, JPEG or WebP"}},
-                    "additionalProperties": False,
-                },
-                "encoding": {"image": {"contentType": "image/png, image/jpeg, image/webp"}},
-            }
-        },
+
+def _form(parts: dict[str, Any], types: dict[str, str], **rules: Any) -> dict[str, Any]:
+    """A multipart body of an image and other parts, whose media types are given."""
+    schema = {
+        "type": "object",
+        "required": ["image"],
+        "properties": {"image": {**_FILE, "description": "PNG, JPEG or WebP"}, **parts},
+        "additionalProperties": False,
+        **rules,
     }
-}
+    encoding = {name: {"contentType": of} for name, of in {"image": _IMAGE_TYPES, **types}.items()}
+    content = {"multipart/form-data": {"schema": schema, "encoding": encoding}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+REFINE_BODY = _form(
+    {
+        "masks": {
+            "type": "array",
+            "items": _FILE,
+            "minItems": 1,
+            "description": "binary PNGs of the image's size, one per instance: every pixel that "
+            "is not zero is the object",
+        },
+        "instance_map": {
+            **_FILE,
+            "description": "one 8-bit or 16-bit PNG: each value but 0 is an instance",
+        },
+        "instances": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/CocoInstance"},
+            "description": "a json file: COCO instances of this image",
+        },
+    },
+    {"masks": "image/png", "instance_map": "image/png", "instances": "application/json"},
+    oneOf=[{"required": ["masks"]}, {"required": ["instance_map"]}, {"required": ["instances"]}],
+)
+SEGMENT_BODY = _form({}, {})
 
 
 def _problem(description: str, **headers: str) -> dict[str, Any]:

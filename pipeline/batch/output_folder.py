@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.files import file_sha256, write_atomically
+from pipeline.files import write_atomically
+from refiner.hashing import file_sha256
 
 
 class OutputFolder:

@@ -19,8 +19,9 @@ from pipeline.extraction.layouts import WRITERS, KeptInstance
 from pipeline.extraction.samples import patched_instances
 from pipeline.extraction.settings import ExtractionSettings
 from pipeline.extraction.source import Source
-from pipeline.files import file_sha256, read_if_there, write_atomically
+from pipeline.files import read_if_there, write_atomically
 from pipeline.version import VERSION
+from refiner.hashing import file_sha256
 
 logger = logging.getLogger(__name__)
 
