@@ -67,8 +67,8 @@ class BMaskBranch(MaskBranch[Mapping[str, Tensor]]):
 
     def __init__(self, preset: Preset, categories: int) -> None:
         super().__init__()
-        self.pool = PyramidPool(14)
-        self.boundary_pool = PyramidPool(28, finest_only=True)
+        self.pool = PyramidPool(14, "detectron2")
+        self.boundary_pool = PyramidPool(28, "detectron2", finest_only=True)
         self.head = BoundaryPreservingHead(preset.channels, categories)
 
     def prepare(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -82,7 +82,8 @@ class BoxStage(nn.Module):
 
     def decode(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Offsets from (N, 4) boxes -> (N, 1 or K + 1, 4) boxes, not clipped."""
-        return self.coder.decode_single(deltas, boxes).reshape(len(boxes), -1, 4)
+        decoded = self.coder.decode_single(deltas, boxes)
+        return decoded.reshape(len(boxes), deltas.shape[1] // 4, 4)
 
 
 def box_losses(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detector.build import Detector, build_detector
 from detector.categories import Categories, published_categories
-from detector.layouts import Converted, convert, count_categories, find_layout, recognise
+from detector.layouts import Converted, convert, count_categories, find_layout, layout_of, recognise
 from detector.presets import PRESETS, find_preset
 from refiner.checkpoints import read_safetensors
 from refiner.hashing import file_sha256
@@ -56,6 +56,17 @@ class DetectorReport:
     renamed: Mapping[str, str]  # name in the file -> ours; all of them are used
     missing: tuple[str, ...]  # ours that the file lacks, and that start as 0 or 1 (batch norms)
     left_over: tuple[str, ...]  # names in the file that no detector needs
+
+
+class OtherTensors(ValueError):
+    """A file lacks tensors of its preset, or has others. The message names the first of them."""
+
+    def __init__(self, path: Path, preset: str, missing: list[str], unexpected: list[str]) -> None:
+        self.missing, self.unexpected = missing, unexpected
+        super().__init__(
+            f"{path}: expected the tensors of {preset}, got "
+            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
+        )
 
 
 def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = False) -> None:
@@ -166,6 +177,10 @@ def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, De
         )
     sha256 = file_sha256(path)
     name = preset or _find_preset(path, published, layout, sha256)
+    if layout_of(find_preset(name)) != layout:
+        raise ValueError(
+            f"{path}: expected a preset of {layout}, whose tensors these are, got {name}"
+        )
     number = count_categories(published.tensors, layout)
     if number < 1:
         raise ValueError(f"{path}: expected the scores of categories in it, got none")
@@ -230,10 +245,7 @@ def _fill(path: Path, preset: str, model: Detector, converted: Converted) -> tup
     missing = [key for key in absent if key not in given]
     unexpected = [*converted.unknown, *(key for key in given if key not in wanted)]
     if missing or unexpected:
-        raise ValueError(
-            f"{path}: expected the tensors of {preset}, got "
-            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
-        )
+        raise OtherTensors(path, preset, missing, unexpected)
     _check(path, given, wanted)
     model.load_state_dict(
         {key: tensor.float().contiguous() for key, tensor in given.items()}, assign=True
@@ -265,10 +277,7 @@ def _read_own(path: Path) -> tuple[Detector, DetectorInfo]:
     missing = [key for key in wanted if key not in tensors]
     unexpected = [key for key in tensors if key not in wanted]
     if missing or unexpected:
-        raise ValueError(
-            f"{path}: expected the tensors of {info.preset}, got "
-            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
-        )
+        raise OtherTensors(path, info.preset, missing, unexpected)
     _check(path, tensors, wanted)
     model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     return model.eval(), info

@@ -161,10 +161,12 @@ def recognise(tensors: Mapping[str, Tensor], layout: str) -> str | None:
     data = {8: "cityscapes", 1203: "lvis", 1230: "lvis"}.get(categories, "coco")
     traits = {
         "mask_branch": _branch(names),
-        "cascade": any(re.search(r"(box_predictor|bbox_head)\.2\.", name) for name in names),
+        "cascade": _is_cascade(names),
         "backbone": _backbone(tensors),
         "head_norm": "affine" if _has_norms_in_heads(names) else "none",
     }
+    if categories > 1:  # with one there is nothing to be agnostic of
+        traits["agnostic_last_stage"] = _has_one_last_map(tensors)
     fitting = [
         name
         for name, preset in PRESETS.items()
@@ -178,8 +180,7 @@ def layout_of(preset: Preset) -> str:
     """In whose layout weights of a preset were published; ours are in none."""
     if preset.data == "any":
         return ""
-    owners = {"pillow": "detectron2", "opencv": "mmdetection", "torchvision": "torchvision"}
-    return owners[preset.conventions.resize]
+    return preset.conventions.library
 
 
 def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
@@ -192,6 +193,7 @@ def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
         tensors: of the file.
         layout: of `find_layout`.
     """
+    rows = _rows_by_category(tensors, layout)
     rules = [*_RULES[layout], *_mask_rules(layout, _branch(set(tensors)))]
     own: dict[str, Tensor] = {}
     renamed, left, unknown = {}, [], []
@@ -207,22 +209,30 @@ def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
         ):
             unknown.append(name)
             continue
-        own[new] = _reordered(new, tensor, layout)
+        own[new] = _reordered(new, tensor, layout, rows)
         renamed[name] = new
     return Converted(own, renamed, tuple(left), tuple(unknown))
 
 
-def _reordered(name: str, tensor: Tensor, layout: str) -> Tensor:
-    """A tensor in our order of channels and categories."""
+def _rows_by_category(tensors: Mapping[str, Tensor], layout: str) -> Mapping[str, int]:
+    """Parts of our names -> rows that all categories have in them together."""
+    categories = count_categories(tensors, layout)
+    if _is_cascade(tensors):  # whose boxes are the same for all
+        return {".mask_fcn_logits.": categories}
+    return {".mask_fcn_logits.": categories, ".predictor.bbox_pred.": 4 * categories}
+
+
+def _reordered(name: str, tensor: Tensor, layout: str, rows: Mapping[str, int]) -> Tensor:
+    """A tensor in our order of channels and categories; `rows` of `_rows_by_category`."""
     if layout == "detectron2" and name == "backbone.body.conv1.weight" and tensor.ndim == 4:
         return tensor.flip(1)  # it learned from BGR
     if layout == "torchvision" or not tensor.ndim:
         return tensor
     if ".predictor.cls_score." in name:
         return tensor.roll(1, 0)  # their background is the last
-    rows = {".predictor.bbox_pred.": 4, ".mask_fcn_logits.": 1}
-    for part, each in rows.items():
-        if part in name and tensor.shape[0] > each:
+    for part, count in rows.items():
+        if part in name and len(tensor) == count:
+            each = 4 if "bbox_pred" in part else 1
             background = tensor.new_zeros((each, *tensor.shape[1:]))
             return torch.cat([background, tensor])
     return tensor
@@ -234,6 +244,10 @@ def _mask_rules(layout: str, branch: str) -> list[_Rule]:
     return [(r"^roi_heads?\.mask_head\.", "roi_heads.mask_branch.head.")]
 
 
+def _is_cascade(names: Iterable[str]) -> bool:
+    return any(re.search(r"(box_predictor|bbox_head)\.2\.", name) for name in names)
+
+
 def _branch(names: set[str]) -> str:
     if any(name.endswith("mask_head.boundary_predictor.weight") for name in names):
         return "bmask"
@@ -242,6 +256,12 @@ def _branch(names: set[str]) -> str:
     if any(name.endswith("mask_head.stage_instance_logits.0.weight") for name in names):
         return "simple_refinemask"
     return "fcn"
+
+
+def _has_one_last_map(tensors: Mapping[str, Tensor]) -> bool:
+    """RefineMask's last stage draws one mask for all categories, where there are several."""
+    last = r"mask_head\.(final_instance_logits|stage_instance_logits\.3)\.bias$"
+    return any(re.search(last, name) and t.numel() == 1 for name, t in tensors.items())
 
 
 def _backbone(tensors: Mapping[str, Tensor]) -> str:

@@ -73,7 +73,7 @@ class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
         super().__init__()
         channels = preset.channels
         norm = make_norm(preset.head_norm, preset.conventions.norm_eps)
-        self.pool = PyramidPool(14, preset.conventions.exact_geometry)
+        self.pool = PyramidPool(14, preset.conventions.library)
         self.mask_head = MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=norm)
         # torchvision has a map for the background too
         self.mask_predictor = MaskRCNNPredictor(channels, channels, categories + 1)

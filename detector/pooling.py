@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from detector.presets import Library
+
 LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Names of the levels that boxes are cut from, P2 to P5, and pixels of a position."""
 
@@ -22,13 +24,20 @@ def indexed(boxes: Sequence[Tensor]) -> Tensor:
     )
 
 
-def box_levels(boxes: Tensor) -> Tensor:
+def box_levels(boxes: Tensor, library: Library) -> Tensor:
     """(N, 4) boxes in pixels -> (N,) int64 level from which each is cut, 0 for P2.
+
+    Libraries differ in what they add so that a side of exactly 224 pixels gets P4.
 
     Source: Lin et al., CVPR 2017 (arXiv:1612.03144), eq. 1.
     """
     sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-    levels = torch.floor(4 + torch.log2(sides / 224) + 1e-6)
+    if library == "mmdetection":
+        levels = torch.floor(torch.log2(sides / 56 + 1e-6)) + 2
+    elif library == "detectron2":
+        levels = torch.floor(4 + torch.log2(sides / 224 + 1e-8))
+    else:
+        levels = torch.floor(4 + torch.log2(sides / 224) + 1e-6)
     return levels.clamp(2, 5).to(torch.int64) - 2
 
 
@@ -37,15 +46,15 @@ class PyramidPool(nn.Module):
 
     Args:
         side: of the output.
-        exact: pixels lie at their centres and boxes are sampled as densely as they need, as in
-            detectron2 and mmdetection; otherwise as in torchvision, half a pixel off.
+        library: in detectron2 and mmdetection pixels lie at their centres and boxes are sampled
+            as densely as they need; in torchvision half a pixel off, at two by two points.
         finest_only: cut every box from P2.
     """
 
-    def __init__(self, side: int, exact: bool = True, finest_only: bool = False) -> None:
+    def __init__(self, side: int, library: Library, finest_only: bool = False) -> None:
         super().__init__()
         self.side = side
-        self._exact = exact
+        self._library = library
         self._finest_only = finest_only
 
     def forward(self, features: Mapping[str, Tensor], rois: Tensor) -> Tensor:
@@ -53,7 +62,7 @@ class PyramidPool(nn.Module):
         finest = features["0"]
         if self._finest_only:
             return self._align(finest, rois, LEVELS["0"])
-        levels = box_levels(rois[:, 1:])
+        levels = box_levels(rois[:, 1:], self._library)
         pooled = finest.new_zeros(
             (len(rois), finest.shape[1], self.side, self.side), dtype=torch.float32
         )
@@ -64,11 +73,12 @@ class PyramidPool(nn.Module):
         return pooled
 
     def _align(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+        exact = self._library != "torchvision"
         return roi_align(  # type: ignore[no-any-return]
             feature.float(),
             rois.float(),
             self.side,
             1 / stride,
-            sampling_ratio=0 if self._exact else 2,
-            aligned=self._exact,
+            sampling_ratio=0 if exact else 2,
+            aligned=exact,
         )

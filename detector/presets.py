@@ -12,6 +12,8 @@ from detector.schedule import Schedule
 TIMM = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 """Backbones that torchvision lacks: our name -> timm's."""
 
+Library = Literal["detectron2", "mmdetection", "torchvision"]
+
 CITYSCAPES_EPOCH = 2965  # steps of 8 images: each of the 2965 images with objects, 8 times
 
 
@@ -22,11 +24,11 @@ class Conventions:
     Source: detectron2, mmdetection 2.3 and torchvision; shared/DETECTORS-REFERENCE.md, 3.1.
     """
 
+    # whose sizes, resizing, pooling, matching, mask targets and normalised losses hold
+    library: Library = "detectron2"
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    resize: Literal["pillow", "opencv", "torchvision"] = "pillow"
     stride_in_1x1: bool = False  # where a block of the ResNet halves its input
-    exact_geometry: bool = True  # anchors and pooled pixels lie where they belong, not rounded
     # Which proposals are looked at, and which of two stays: by logit; else by probability, where
     # large ones are equal
     top_by_logit: bool = True
@@ -34,23 +36,19 @@ class Conventions:
     clamp_shrinking: bool = False  # boxes shrink at most as much as they grow
     min_detection: float = 0.0  # pixels; detections with a side below it are dropped
     norm_eps: float = 1e-5
-    # in training boxes are matched by `ClaimingMatcher`, targets are cut as `Positives` says
-    mmdetection_training: bool = False
     rpn_beta: float = 0.0  # where the loss of boxes turns from L2 to L1; 0 is L1
 
 
 DETECTRON2 = Conventions(image_std=(1 / 255, 1 / 255, 1 / 255), stride_in_1x1=True)
 DETECTRON2_RESNEXT = Conventions()
 MMDETECTION = Conventions(
-    resize="opencv",
+    "mmdetection",
     top_by_logit=False,
     nms_by_logit=False,
     clamp_shrinking=True,
-    mmdetection_training=True,
 )
 TORCHVISION = Conventions(
-    resize="torchvision",
-    exact_geometry=False,
+    "torchvision",
     nms_by_logit=False,
     min_detection=1e-2,
     rpn_beta=1 / 9,
@@ -142,6 +140,15 @@ _TORCHVISION_V1 = Preset(
     train_proposals=2000,
     box_beta=1 / 9,
 )
+# to load its weights: rounds are as long as COCO's, and rare categories are not repeated
+_REFINEMASK_LVIS = _refinemask(
+    12,
+    data="lvis",
+    agnostic_last_stage=True,
+    train_sizes=range(640, 801, 32),
+    score=1e-4,
+    detections=300,
+)
 _MASK_R50 = _detectron2("1x")
 _BMASK_R50 = _bmask(_MASK_R50, train_sizes=(800,))
 
@@ -213,15 +220,8 @@ PRESETS: Mapping[str, Preset] = {
         test_size=1024,
         max_size=2048,
     ),
-    # to load its weights: rounds are as long as COCO's, and rare categories are not repeated
-    "refinemask_r50_lvis_1x": _refinemask(
-        12,
-        data="lvis",
-        agnostic_last_stage=True,
-        train_sizes=range(640, 801, 32),
-        score=1e-4,
-        detections=300,
-    ),
+    "refinemask_r50_lvis_1x": _REFINEMASK_LVIS,
+    "refinemask_r101_lvis_1x": replace(_REFINEMASK_LVIS, backbone="resnet101"),
     "maskrcnn_resnet50_fpn": _TORCHVISION_V1,
     # torchvision sets this for its own first weights, which were trained that way
     "maskrcnn_resnet50_fpn_coco_v1": replace(

@@ -29,8 +29,9 @@ class ProposalNetwork(RegionProposalNetwork):
     """torchvision's, ranked and trained by the conventions of a preset."""
 
     def __init__(self, preset: Preset) -> None:
+        exact = preset.conventions.library != "torchvision"
         super().__init__(
-            PyramidAnchors(preset.conventions.exact_geometry),
+            PyramidAnchors(exact),
             _Head(preset.channels, len(ASPECT_RATIOS), preset.rpn_convolutions),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
@@ -41,11 +42,12 @@ class ProposalNetwork(RegionProposalNetwork):
             nms_thresh=0.7,
         )
         self.box_coder = ClampedBoxCoder((1.0,) * 4, preset.conventions.clamp_shrinking)
-        if preset.conventions.mmdetection_training:
+        if preset.conventions.library == "mmdetection":
             self.proposal_matcher = ClaimingMatcher(0.7, 0.3, claim=0.3)
         self._top_by_logit = preset.conventions.top_by_logit
         self._nms_by_logit = preset.conventions.nms_by_logit
-        self._min_side = 0.0 if preset.conventions.exact_geometry else _MIN_SIDE
+        self._min_side = 0.0 if exact else _MIN_SIDE
+        self._library = preset.conventions.library
         self._beta = preset.conventions.rpn_beta
 
     def filter_proposals(
@@ -88,7 +90,10 @@ class ProposalNetwork(RegionProposalNetwork):
         labels: list[Tensor],
         regression_targets: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Losses of a random choice of anchors, half of them on objects if there are enough."""
+        """Losses of a random choice of anchors, half of them on objects if there are enough.
+
+        Divided by the number chosen; in detectron2 by that asked for, which small images lack.
+        """
         chosen = [torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)]
         positive, sampled = chosen[0], torch.cat(chosen)
         box_loss = functional.smooth_l1_loss(
@@ -98,6 +103,8 @@ class ProposalNetwork(RegionProposalNetwork):
             reduction="sum",
         )
         objectness_loss = functional.binary_cross_entropy_with_logits(
-            objectness.flatten()[sampled], torch.cat(labels)[sampled]
+            objectness.flatten()[sampled], torch.cat(labels)[sampled], reduction="sum"
         )
-        return objectness_loss, box_loss / max(len(sampled), 1)
+        wanted = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        number = wanted if self._library == "detectron2" else max(len(sampled), 1)
+        return objectness_loss / number, box_loss / number

@@ -195,7 +195,7 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
 
     def __init__(self, preset: Preset, categories: int) -> None:
         super().__init__()
-        self.pool = PyramidPool(SIDES[0])
+        self.pool = PyramidPool(SIDES[0], "mmdetection")
         self.head = RefineMaskHead(preset.channels, categories, preset.agnostic_last_stage)
 
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:

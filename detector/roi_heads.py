@@ -55,9 +55,9 @@ class DetectorHeads(RoIHeads):
             nms_thresh=preset.nms_iou,
             detections_per_img=preset.detections,
         )
-        if preset.conventions.mmdetection_training:
+        if preset.conventions.library == "mmdetection":
             self.proposal_matcher = ClaimingMatcher(IOUS[0], IOUS[0], claim=IOUS[0])
-        self.box_pool = PyramidPool(POOLED, preset.conventions.exact_geometry)
+        self.box_pool = PyramidPool(POOLED, preset.conventions.library)
         self.box_stages = nn.ModuleList(
             BoxStage(preset, categories, number) for number in range(3 if preset.cascade else 1)
         )
@@ -149,13 +149,15 @@ class DetectorHeads(RoIHeads):
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Match boxes; the last ones of each image are the objects' own, and match these.
+        """Match boxes; the last ones of each image are the objects' own.
 
-        They take no part in the matching itself: each would claim itself as its best box.
+        In mmdetection these match the objects without taking part in the matching itself: each
+        would claim itself as its best box.
         """
         own = [len(boxes) for boxes in gt_boxes]
+        plain = self._preset.conventions.library != "mmdetection"
         found = [boxes[: len(boxes) - count] for boxes, count in zip(proposals, own, strict=True)]
-        if not all(map(len, found)):
+        if plain or not all(map(len, found)):
             return super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)  # type: ignore[no-any-return]
         objects, labels = super().assign_targets_to_proposals(found, gt_boxes, gt_labels)
         numbers = [torch.arange(len(boxes), device=boxes.device) for boxes in gt_boxes]
@@ -209,7 +211,7 @@ class DetectorHeads(RoIHeads):
             sizes,
             (features["0"].shape[2] * 4, features["0"].shape[3] * 4),
             [target.get("polygons", [()] * len(target["masks"])) for target in targets],
-            self._preset.conventions.mmdetection_training,
+            self._preset.conventions.library == "mmdetection",
         )
         losses.update(self.mask_branch.losses(self.mask_branch.prepare(features), positives))
         return losses

@@ -160,7 +160,7 @@ class SimpleRefineMaskBranch(MaskBranch[ImageMaps]):
 
     def __init__(self, preset: Preset, categories: int) -> None:
         super().__init__()
-        self.pool = PyramidPool(SIDES[0])
+        self.pool = PyramidPool(SIDES[0], "mmdetection")
         self.head = SimpleRefineMaskHead(preset.channels, categories, preset.agnostic_last_stage)
 
     def prepare(self, features: Mapping[str, Tensor]) -> ImageMaps:

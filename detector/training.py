@@ -114,17 +114,13 @@ class Trainer:
             if self._process.is_first and (
                 is_last or self.step % self.schedule.checkpoint_every == 0
             ):
+                self._check(sums)
                 self._save()
                 on_checkpoint()
 
     def _row(self, sums: Mapping[str, Tensor], images: int, elapsed: float) -> dict[str, float]:
+        total = self._check(sums) / self.schedule.log_every
         losses = {name: float(value) / self.schedule.log_every for name, value in sums.items()}
-        total = sum(losses.values())
-        if not math.isfinite(total):
-            raise ValueError(
-                f"step {self.step}: expected a finite loss, got {total}; nothing was saved since "
-                "the last checkpoint. A larger batch, or weights to start from, train more calmly"
-            )
         rate = self.schedule.learning_rate_at(self.step - 1)
         return {
             "step": self.step,
@@ -133,6 +129,16 @@ class Trainer:
             "learning_rate": rate,
             "images_per_s": images / elapsed,
         }
+
+    def _check(self, sums: Mapping[str, Tensor]) -> float:
+        """The sum of losses; ValueError unless it is a number."""
+        total = sum(float(value) for value in sums.values())
+        if not math.isfinite(total):
+            raise ValueError(
+                f"step {self.step}: expected a finite loss, got {total}; nothing was saved since "
+                "the last checkpoint. A larger batch, or weights to start from, train more calmly"
+            )
+        return total
 
     def _train_step(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Any]]

@@ -30,7 +30,7 @@ class DetectorTransform(GeneralizedRCNNTransform):
             list(conventions.image_std),
         )
         self.test_size = preset.test_size
-        self._kind = conventions.resize
+        self._library = conventions.library
 
     def forward(
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -74,8 +74,8 @@ class DetectorTransform(GeneralizedRCNNTransform):
                 f"image: expected (3, H, W) floats, got {tuple(image.shape)} of {image.dtype}"
             )
         shorter = self.torch_choice(self.min_size) if self.training else self.test_size
-        size = resized_size(_size(image), shorter, self.max_size, self._kind)
-        return image if size == _size(image) else resize_image(image, size, self._kind)
+        size = resized_size(_size(image), shorter, self.max_size, self._library)
+        return image if size == _size(image) else resize_image(image, size, self._library)
 
 
 def _in_image(found: dict[str, Tensor], seen: Size, size: Size) -> Detections:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,6 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from detector.build import Detector
 from detector.detections import Detections
-
-_SCORE_FLOOR = 1e-8  # of a view; the detector's own holds for all of them together
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +48,13 @@ def detect_views(model: Detector, image: Tensor, scales: Sequence[int], flip: bo
         for mirrored in (False, True) if flip else (False,):
             view, proposals = _look(model, image, scale, mirrored)
             views.append(view)
-            with _score_floor(model):
-                found, score, label = heads.detect(view.features, proposals, [view.size])
+            found, score, label = heads.detect(view.features, proposals, [view.size])
             boxes.append(_mirrored(resize_boxes(found[0], view.size, full), full, mirrored))
             scores.append(score[0])
             labels.append(label[0])
     box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
     box = clip_boxes_to_image(box, full)
-    chosen = (score > heads.score_thresh) & (box[:, 2:] > box[:, :2]).all(dim=1)
+    chosen = (box[:, 2:] > box[:, :2]).all(dim=1)
     box, score, label = box[chosen], score[chosen], label[chosen]
     keep = batched_nms(box, score, label, heads.nms_thresh)[: heads.detections_per_img]
     box, score, label = box[keep], score[keep], label[keep]
@@ -84,16 +80,6 @@ def _look(model: Detector, image: Tensor, scale: int, mirrored: bool) -> tuple[_
     features = model.backbone(images.tensors)
     proposals, _ = model.rpn(images, features)
     return _View(features, images.image_sizes[0], mirrored), proposals
-
-
-@contextmanager
-def _score_floor(model: Detector) -> Iterator[None]:
-    own = model.roi_heads.score_thresh
-    model.roi_heads.score_thresh = min(own, _SCORE_FLOOR)
-    try:
-        yield
-    finally:
-        model.roi_heads.score_thresh = own
 
 
 def _mirrored(boxes: Tensor, size: tuple[int, int], mirrored: bool) -> Tensor:

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ARCHITECTURES = {"hrnet18s": "hrnet_w18_small_v2", "hrnet48": "hrnet_w48"}
+ARCHITECTURES = {
+    "hrnet18xs": "hrnet_w18_small",
+    "hrnet18s": "hrnet_w18_small_v2",
+    "hrnet48": "hrnet_w48",
+}
 """Our name of an architecture -> timm's."""
 
 STRIDE = 32

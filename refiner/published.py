@@ -17,18 +17,37 @@ from torch import Tensor
 
 _STATES = ("state_dict", "model")  # where mmcv and detectron2 keep the tensors
 
+# PyTorch's files: a zip archive; before version 1.6 a pickle that begins with this number
+_TORCH_MARKS = (b"PK", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Bytes, as the pickles of before Python 3 hold them."""
+    if encoding != "latin1":
+        raise _Refused(f"_codecs.encode to {encoding}")
+    return text.encode("latin1")
+
+
 # What a pickle needs to build numpy arrays, by the names that old and new numpy give it
-_multiarray = import_module("numpy._core.multiarray")
+_NUMPY: dict[tuple[str, str], Any] = {
+    (f"numpy.{core}.{module}", name): getattr(import_module(f"numpy._core.{module}"), name)
+    for core in ("core", "_core")
+    for module, name in (
+        ("multiarray", "_reconstruct"),
+        ("multiarray", "scalar"),
+        ("numeric", "_frombuffer"),
+    )
+} | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
 _ALLOWED: dict[tuple[str, str], Any] = {
-    **{
-        (f"numpy.{core}.multiarray", name): getattr(_multiarray, name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    },
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    **_NUMPY,
+    ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
 }
+# PyTorch asks for the classes of the numbers too
+_ALLOWED_IN_TORCH: list[Any] = [
+    *((value, ".".join(name)) for name, value in _NUMPY.items()),
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +62,8 @@ def read_published(path: Path) -> Published:
     """Read a PyTorch checkpoint, or one of detectron2's pickles of numpy arrays.
 
     Args:
-        path: .pkl of arrays, else what PyTorch wrote: a state dict, or a dict with one as
-            `state_dict` or `model`.
+        path: of a pickle of arrays, or what PyTorch wrote, whatever its ending: a state dict,
+            or a dict with one as `state_dict` or `model`.
 
     Raises:
         ValueError: no such file, damaged, objects other than tensors; one line.
@@ -52,7 +71,7 @@ def read_published(path: Path) -> Published:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected a checkpoint, got no such file")
-    checkpoint = _load_arrays(path) if path.suffix == ".pkl" else _load_tensors(path)
+    checkpoint = _load_tensors(path) if _is_torch(path) else _load_arrays(path)
     if isinstance(checkpoint, dict) and "blobs" in checkpoint:
         raise ValueError(
             f"{path}: expected a checkpoint of detectron2, got one of caffe2 ('blobs'); let "
@@ -83,16 +102,23 @@ def _classes(checkpoint: Any) -> tuple[str, ...]:
     return ()
 
 
+def _is_torch(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _TORCH_MARKS)))
+    return start.startswith(_TORCH_MARKS)
+
+
 def _load_tensors(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_ALLOWED_IN_TORCH):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in any of its parsers
         # PyTorch's own message advises to unpickle after all
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise _refusal(path, refused[1]) from None
         raise ValueError(
-            f"{path}: expected a readable PyTorch checkpoint, got a damaged or other file "
+            f"{path}: expected a readable checkpoint, got a damaged or other file "
             f"({type(error).__name__})"
         ) from None
 
@@ -118,7 +144,7 @@ def _load_arrays(path: Path) -> Any:
         raise _refusal(path, str(refused)) from None
     except Exception as error:  # a damaged pickle fails in any of its instructions
         raise ValueError(
-            f"{path}: expected a pickle of numpy arrays, got a damaged or other file "
+            f"{path}: expected a readable checkpoint, got a damaged or other file "
             f"({type(error).__name__})"
         ) from None
 

@@ -69,9 +69,17 @@ def _import_detector(arguments: argparse.Namespace) -> int:
             f"{arguments.source}: expected torchvision to be installed for a detector, found no "
             "such module; pip install 'bpr[detect]'"
         )
-    from detector.checkpoints import convert_detector
+    from detector.checkpoints import OtherTensors, convert_detector
 
-    report = convert_detector(arguments.source, arguments.out, arguments.preset)
+    try:
+        report = convert_detector(arguments.source, arguments.out, arguments.preset)
+    except OtherTensors as error:
+        if arguments.list:
+            for name in error.missing:
+                print(f"missing: {name}")
+            for name in error.unexpected:
+                print(f"unexpected: {name}")
+        raise
     info = report.info
     print(
         f"{arguments.out}: {info.preset}, {len(info.categories)} categories, read as "

@@ -29,8 +29,18 @@ def find_instances(
     """
     patience.check()
     height, width = photograph.pixels.shape[:2]
+    budget = MaskBudget(limits)
+    instances: list[Instance] = []
     try:
-        found = detector.instances(photograph.pixels)
+        for instance in islice(detector.instances(photograph.pixels), limits.max_instances):
+            patience.check()
+            budget.add(instance.mask.bitmap.size)
+            record = {
+                "category_id": instance.label,
+                "category": detector.categories[instance.label],
+                "score": instance.score,
+            }
+            instances.append(replace(instance, record=record))
     except RuntimeError:  # as PyTorch says that there is no memory
         logger.exception("the detector failed")
         raise unavailable(
@@ -38,16 +48,5 @@ def find_instances(
             "says why.",
             "detector_failed",
         ) from None
-    budget = MaskBudget(limits)
-    instances: list[Instance] = []
-    for instance in islice(found, limits.max_instances):
-        patience.check()
-        budget.add(instance.mask.bitmap.size)
-        record = {
-            "category_id": instance.label,
-            "category": detector.categories[instance.label],
-            "score": instance.score,
-        }
-        instances.append(replace(instance, record=record))
     prediction = Prediction((height, width), tuple(instances))
     return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))

@@ -122,7 +122,7 @@ class CocoTruth:
         annotations = []
         for index in self._annotations.get(image["id"], []):
             item = self.content["annotations"][index]
-            segmentation = item.get("segmentation")
+            segmentation = _without_lines(item.get("segmentation"))
             try:
                 mask = rle.decode(segmentation, size)
             except ValueError as error:
@@ -133,6 +133,17 @@ class CocoTruth:
             polygons = tuple(np.array(part, np.float64) for part in outlined)
             annotations.append(Annotation(mask, label, number, crowd, polygons))
         return AnnotatedImage(size, tuple(annotations))
+
+
+def _without_lines(segmentation: Any) -> Any:
+    """Polygons of fewer than three points have no area: beside others they are left out.
+
+    As detectron2 does; COCO's own labels have some.
+    """
+    if not isinstance(segmentation, list):
+        return segmentation
+    areas = [part for part in segmentation if not (isinstance(part, list) and len(part) < 6)]
+    return areas or segmentation
 
 
 def _field(item: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:

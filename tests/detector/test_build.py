@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from detector import mask_branch
 from detector.build import Detector, build_detector, set_inference
 from detector.detections import Detections
-from detector.presets import DETECTRON2, MMDETECTION, PRESETS
+from detector.presets import DETECTRON2, MMDETECTION, PRESETS, Conventions
 from tests.detector.conftest import scene, tiny, tiny_detector
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -258,9 +259,9 @@ def test_presets_have_the_published_schedules() -> None:
     assert (min(refine.train_sizes), max(refine.train_sizes)) == (800, 1024)
 
 
-@pytest.mark.parametrize("kind", ["pillow", "opencv", "torchvision"])
-def test_an_image_a_thousand_times_as_long_as_wide_is_looked_at(kind: Any) -> None:
-    conventions = replace(PRESETS["small"].conventions, resize=kind)
+@pytest.mark.parametrize("library", ["detectron2", "mmdetection", "torchvision"])
+def test_an_image_a_thousand_times_as_long_as_wide_is_looked_at(library: Any) -> None:
+    conventions = replace(PRESETS["small"].conventions, library=library)
     model = tiny_detector(max_size=160, conventions=conventions).eval()
     with torch.inference_mode():
         for size in ((1, 1000), (2000, 1), (1, 1)):
@@ -282,6 +283,43 @@ def test_objects_claim_boxes_where_the_configuration_says_so() -> None:
         matched[conventions] = chosen[0].tolist(), names[0].tolist()
     assert matched[DETECTRON2] == ([1, 1, 0, 0, 1], [3, 3, 0, 2, 3])
     assert matched[MMDETECTION] == ([0, 1, 0, 0, 1], [2, 3, 0, 2, 3])
+
+
+def test_of_two_objects_in_one_box_detectron2_teaches_the_first_alone() -> None:
+    box = torch.tensor([[10.0, 10, 60, 60]])
+    proposals, labels = torch.cat([box + 2, box, box]), torch.tensor([1, 2])
+    matched = {}
+    for conventions in (DETECTRON2, MMDETECTION):
+        heads: Any = tiny_detector(conventions=conventions).roi_heads
+        chosen, _ = heads.assign_targets_to_proposals(
+            [proposals], [torch.cat([box, box])], [labels]
+        )
+        matched[conventions.library] = chosen[0].tolist()
+    assert matched == {"detectron2": [0, 0, 0], "mmdetection": [1, 0, 1]}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_where_no_box_is_proposed_nothing_is_found(system: str) -> None:
+    model = tiny_detector(**SYSTEMS[system])
+    with torch.no_grad():  # every anchor is moved far out of the image
+        model.rpn.head.bbox_pred.bias.copy_(torch.tensor([1e4, 1e4, 0, 0]).repeat(3))
+    for found in detect(model, [torch.rand(3, 60, 90), torch.rand(3, 80, 50)]):
+        assert len(found) == len(list(found.masks())) == 0
+
+
+@pytest.mark.parametrize(("conventions", "divisor"), [(DETECTRON2, 256), (MMDETECTION, 2)])
+def test_losses_of_proposals_are_divided_as_in_the_library(
+    conventions: Conventions, divisor: int
+) -> None:
+    network = tiny_detector(conventions=conventions).rpn
+    logits, offsets = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([[0.5] * 4] * 3)
+    labels = torch.tensor([1.0, 0.0, -1.0])  # an object, nothing, neither
+    objectness, boxes = network.compute_loss(logits, offsets, [labels], [torch.zeros(3, 4)])
+    crosses = np.log1p(np.exp([-2.0, -1.0])).sum()
+    np.testing.assert_allclose(objectness.item(), crosses / divisor, rtol=1e-5)
+    np.testing.assert_allclose(boxes.item(), 4 * 0.5 / divisor, rtol=1e-5)
+    ignored = network.compute_loss(logits, offsets, [-torch.ones(3)], [torch.zeros(3, 4)])
+    assert [loss.item() for loss in ignored] == [0, 0]
 
 
 def test_images_of_another_kind_are_refused() -> None:

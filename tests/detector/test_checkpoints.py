@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from detector.checkpoints import (
 )
 from detector.layouts import convert, find_layout, layout_of, recognise
 from detector.presets import PRESETS
+from refiner.published import read_published
 
 THREE = Categories(("cat", "dog", "cow"), (3, 7, 9))
 
@@ -254,8 +256,88 @@ def test_tensors_that_lack_or_do_not_belong_are_named(
     tensors["backbone.fpn_lateral2.bias"] = torch.full((256,), torch.nan)
     with pytest.raises(ValueError, match="expected finite"):
         import_detector(save_pth(path, tensors))
-    with pytest.raises(ValueError, match=r"expected the tensors of refinemask_r50_1x"):
-        import_detector(save_pth(path, tensors), "refinemask_r50_1x")
+    tensors["backbone.fpn_lateral2.bias"] = torch.zeros(256)
+    with pytest.raises(ValueError, match="expected the tensors of mask_rcnn_R_50_FPN_1x, got"):
+        import_detector(save_pth(path, tensors), "mask_rcnn_R_50_FPN_1x")
+    # its tensors may well have the names and shapes, but not the anchors, strides and colours
+    with pytest.raises(ValueError, match=r"a preset of detectron2, .* got refinemask_r50_1x"):
+        import_detector(path, "refinemask_r50_1x")
+
+
+def with_categories(
+    shapes: Mapping[str, list[int]], before: int, after: int
+) -> dict[str, list[int]]:
+    """Shapes of the same detector of another number of categories."""
+    changed = {}
+    for name, shape in shapes.items():
+        rows = {r"\.(cls_score|fc_cls)\.": (before + 1, after + 1)}
+        rows[r"\.(bbox_pred|fc_reg)\."] = (4 * before, 4 * after)
+        rows[r"mask_head\.(.*predictor|.*instance_logits)\."] = (before, after)
+        changed[name] = shape
+        for pattern, (old, new) in rows.items():
+            if re.search(pattern, name) and shape[:1] == [old]:
+                changed[name] = [new, *shape[1:]]
+    return changed
+
+
+@pytest.mark.parametrize("categories", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("name", "before", "preset"),
+    [
+        ("d2_maskrcnn", 80, "mask_rcnn_R_50_FPN_1x"),
+        ("d2_bmask", 8, "bmask_rcnn_R_50_FPN_1x"),
+        ("d2_cascade_bmask", 80, "cascade_bmask_rcnn_R_50_FPN_1x"),
+        ("mm_refinemask_cityscapes", 8, "refinemask_r50_1x"),
+    ],
+)
+def test_detectors_of_any_number_of_categories_are_read(
+    name: str, before: int, preset: str, categories: int, shapes: Mapping[str, Any], tmp_path: Path
+) -> None:
+    tensors = meta(with_categories(shapes[name], before, categories))
+    _, report = import_detector(save_pth(tmp_path / "model.pth", tensors))
+    assert (report.info.preset, len(report.info.categories)) == (preset, categories)
+    assert not report.missing
+
+
+def test_one_last_mask_for_all_categories_is_recognised(
+    shapes: Mapping[str, Any], tmp_path: Path
+) -> None:
+    tensors = meta(with_categories(shapes["mm_refinemask_cityscapes"], 8, 5))
+    for part in ("weight", "bias"):
+        name = f"roi_head.mask_head.final_instance_logits.{part}"
+        tensors[name] = tensors[name][:1].clone()
+    _, report = import_detector(save_pth(tmp_path / "model.pth", tensors))
+    assert report.info.preset == "refinemask_r50_lvis_1x"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("ending", [".pkl", ".pth"])
+def test_arrays_are_read_from_every_kind_of_pickle(
+    protocol: int, ending: str, tmp_path: Path
+) -> None:
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.float16([1, 2])}
+    path = tmp_path / f"model{ending}"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}, protocol))
+    found = read_published(path).tensors
+    assert found.keys() == arrays.keys()
+    assert all(np.array_equal(found[key].numpy(), array) for key, array in arrays.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("ending", [".pkl", ".pth"])
+def test_files_of_pytorch_are_read_with_any_ending_and_with_arrays(
+    zipped: bool, ending: str, tmp_path: Path
+) -> None:
+    state = {"a": torch.arange(3.0), "b": np.arange(4)}
+    path = tmp_path / f"model{ending}"
+    torch.save(
+        {"state_dict": state, "iteration": np.int64(3), "rate": np.float64(0.1)},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    found = read_published(path).tensors
+    assert found["a"].tolist() == [0, 1, 2]
+    assert found["b"].tolist() == [0, 1, 2, 3]
 
 
 class _Bomb:
@@ -284,7 +366,7 @@ def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no pickle", "a pickle of numpy arrays, got a damaged"),
+        (b"no pickle", "a readable checkpoint, got a damaged"),
         (pickle.dumps({"model": {}}), "expected a state dict of tensors, got dict"),
         (pickle.dumps({"model": {"a": "text"}}), "got str at 'a'"),
         (pickle.dumps({"model": {"a": np.array(["x"], object)}}), "got ndarray at 'a'"),

@@ -105,6 +105,14 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_is_saved(tmp_path:
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_the_last_steps_are_looked_at_too_where_they_fill_no_row_of_the_log(tmp_path: Path) -> None:
+    schedule = replace(SHORT, learning_rate=1e9, warmup_steps=0, clip_norm=float("inf"))
+    schedule = replace(schedule, steps=4, drops=(), log_every=20, checkpoint_every=20)
+    with pytest.raises(ValueError, match="step 4: expected a finite loss"):
+        trainer(tmp_path, schedule).run(batches(0))
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_training_in_bfloat16_learns_too(tmp_path: Path) -> None:
     model = tiny_detector(train_samples=64)
     schedule = replace(SHORT, steps=25, drops=(), log_every=5, checkpoint_every=25)

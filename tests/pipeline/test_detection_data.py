@@ -92,9 +92,10 @@ def test_objects_of_a_coco_json_keep_their_polygons(tmp_path):
     """Boxes are those of the polygons, inside the image; mirrored with everything else."""
     write_dataset(tmp_path, 1)
     left, right = [10, 20, 30.5, 20, 30.5, 60, 10, 60], [40, 30, 140, 30, 90, 70.25]
+    line = [1, 1, 5, 1]  # COCO has some; detectron2 leaves them out
     whole = {"size": [96, 128], "counts": [0, 96 * 128]}
     annotations = [
-        {"id": 1, "image_id": 1, "category_id": 7, "segmentation": [left, right]},
+        {"id": 1, "image_id": 1, "category_id": 7, "segmentation": [line, left, right]},
         {"id": 2, "image_id": 1, "category_id": 7, "segmentation": whole},
     ]
     image = {"id": 1, "file_name": "image_00.png", "height": 96, "width": 128}

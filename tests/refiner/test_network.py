@@ -17,7 +17,7 @@ def test_the_networks_have_as_many_parameters_as_the_reference(architecture, cou
 
 
 def test_an_unknown_architecture_is_refused():
-    with pytest.raises(ValueError, match="architecture: expected one of hrnet18s, hrnet48, got"):
+    with pytest.raises(ValueError, match="expected one of hrnet18xs, hrnet18s, hrnet48, got"):
         PatchNetwork("resnet50")
 
 

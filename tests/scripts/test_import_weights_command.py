@@ -75,7 +75,12 @@ def test_every_tensor_is_listed_and_a_preset_that_does_not_fit_says_what_differs
     said = capsys.readouterr().out
     assert len(re.findall("^(used|left over, .*): ", said, re.MULTILINE)) == len(state)
     out.unlink()
+    assert main([*command, "--list", "--preset", "maskrcnn_resnet50_fpn_v2"]) == 2
+    said = capsys.readouterr()
+    assert "expected the tensors of maskrcnn_resnet50_fpn_v2, got missing" in said.err
+    assert "missing: rpn.head.conv.1.0.weight" in said.out.splitlines()
+    assert "unexpected: roi_heads.box_stages.0.head.fc6.weight" in said.out.splitlines()
     assert main([*command, "--preset", "refinemask_r50_1x"]) == 2
-    said = capsys.readouterr().err
-    assert "expected the tensors of refinemask_r50_1x, got missing" in said
+    said = capsys.readouterr()
+    assert "expected a preset of torchvision, whose tensors these are" in said.err
     assert not out.exists()

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
+from detector.detections import Detections
 from pipeline.formats import rle
 from pipeline.images import encode_png
 from pipeline.refine import refine
@@ -118,20 +119,25 @@ def test_a_client_that_leaves_leaves_nothing_behind(service, scene):
     assert segment(service, scene.image_part).status_code == 200
 
 
+@pytest.mark.parametrize("drawing", [False, True])
 def test_a_detector_without_memory_is_a_503_that_tells_nothing_of_the_inside(
-    predictor, detector, scene
+    drawing, predictor, detector, scene, monkeypatch
 ):
     poor = copy(detector)
 
-    def fail(_):
+    def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: /dev/secret")
 
     with running(predictor, detector=poor) as service:
-        poor._model = fail
+        if drawing:
+            monkeypatch.setattr(Detections, "windows", fail)
+        else:
+            poor._model = fail
         answer = segment(service, scene.image_part)
         assert answer.status_code == 503
         assert "secret" not in answer.text
         assert "Try again, or a smaller one" in answer.json()["detail"]
+        monkeypatch.undo()
         poor._model = detector._model
         assert segment(service, scene.image_part).status_code == 200
 
