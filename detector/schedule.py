@@ -18,7 +18,7 @@ class Schedule:
     weight_decay: float = 1e-4
     clip_norm: float = 35.0  # of the gradients; inf leaves them
     log_every: int = 20  # steps
-    checkpoint_every: int = 500  # steps
+    checkpoint_every: int = 100  # steps
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):

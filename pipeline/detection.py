@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from detector.detections import Detections
 from detector.views import detect_views
 from pipeline.instance import Instance, Mask, Prediction, UInt8Array
 from refiner.hashing import file_sha256
+
+_MAX_SCALE = 4096  # of a shorter side; a network needs some kB for each pixel
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class InstanceDetector:
         model, self.info = load_detector(path)
         set_inference(model, self.settings.score, self.settings.nms_iou, self.settings.detections)
         for scale in self.settings.scales:
-            if scale < 1:
-                raise ValueError(f"scales: expected ints > 0, got {scale}")
+            if not 1 <= scale <= _MAX_SCALE:
+                raise ValueError(f"scales: expected ints of 1 to {_MAX_SCALE}, got {scale}")
         self.weights_sha256 = file_sha256(path)
         self._device = torch.device(device)
         self._model: Detector = model.to(self._device).eval()
@@ -68,12 +71,16 @@ class InstanceDetector:
         """Find the instances of one image, (H, W, 3) uint8 RGB, best first.
 
         Instances whose mask has no pixel are left out.
+
+        Raises:
+            MemoryError: of this computer or of its GPU.
         """
         return Prediction((image.shape[0], image.shape[1]), tuple(self.instances(image)))
 
     def instances(self, image: UInt8Array) -> Iterator[Instance]:
         """The same one after the other: each mask is drawn when it is asked for."""
-        return draw_instances(self._detect(image), self.info)
+        with _memory_errors():
+            yield from draw_instances(self._detect(image), self.info)
 
     @torch.inference_mode()
     def _detect(self, image: UInt8Array) -> Detections:
@@ -84,6 +91,17 @@ class InstanceDetector:
         else:
             (found,) = self._model([tensor])
         return found
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """PyTorch has no exception of its own for a computer without memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise MemoryError(str(error).splitlines()[0]) from None
 
 
 def as_prediction(found: Detections, info: DetectorInfo) -> Prediction:

@@ -1,6 +1,6 @@
 """Find instances in a folder of images with a detector.
 
-bpr detect photos --weights detector.safetensors --out predictions
+bpr detect photos --weights lite --score 0.3 --out predictions
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     group = parser.add_argument_group("detection (defaults are the detector's own)")
-    group.add_argument("--score", type=float, metavar="S", help="lowest score that is kept, 0 to 1")
+    group.add_argument(
+        "--score", type=float, metavar="S", help="instances have scores above it, 0 to 1"
+    )
     group.add_argument(
         "--nms-iou",
         type=float,

@@ -125,6 +125,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; 1 where some images failed or have no counterpart."""
     check_extra()
+    _check_out(arguments)
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
     names = _file_names(arguments, truth)
     prediction = open_predictions(arguments.pred, arguments.masks, names)
@@ -156,6 +157,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"Report: {arguments.out / 'index.html'} and report.json beside it.")
     _say_problems(evaluation)
     return 0 if evaluation.is_complete else INPUT_FAILED
+
+
+def _check_out(arguments: argparse.Namespace) -> None:
+    """ValueError unless the report has a place of its own."""
+    out = arguments.out
+    if not out:
+        return
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: expected a folder for the report, got a file")
+    inputs = (arguments.pred, arguments.before, arguments.ground_truth, arguments.images)
+    if any(path is not None and path.resolve() == out.resolve() for path in inputs):
+        raise ValueError(f"--out {out}: expected a folder for the report alone, got that of inputs")
 
 
 def _file_names(

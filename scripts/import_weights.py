@@ -41,6 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and say what was read."""
+    if arguments.source.suffix == ".safetensors":
+        raise ValueError(
+            f"{arguments.source}: expected a published checkpoint (.pth, .pkl), got a safetensors "
+            "file; those of bpr are used as they are"
+        )
     layout = find_layout(read_published(arguments.source).tensors)
     if layout is None:
         return _import_refiner(arguments)

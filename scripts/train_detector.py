@@ -29,7 +29,7 @@ from pipeline.evaluation.truths import open_ground_truth
 from refiner.processes import Process, joined
 from scripts.options import parse_path
 from scripts.progress import ProgressLine
-from scripts.training_options import add_training_options, set_threads
+from scripts.training_options import add_training_options, set_threads, with_origin
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-from",
         metavar="WEIGHTS",
-        help="a detector to go on from (categories it shares are recognised by name), or "
-        "imagenet: a backbone that is downloaded (default: random weights)",
+        help="a detector to go on from, by path or name (lite; categories it shares are recognised "
+        "by name), or imagenet: a backbone that is downloaded (default: random weights)",
     )
     parser.add_argument(
         "--steps",
@@ -108,7 +108,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         )
     torch.manual_seed(arguments.seed)
     model = build_detector(preset, len(categories))
-    said = _begin(model, arguments, categories)
+    said, origin = _begin(model, arguments, categories)
     trainer = Trainer(
         model,
         schedule,
@@ -139,7 +139,12 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         flush=True,
     )
     weights = arguments.out / f"{arguments.preset}.safetensors"
-    info = DetectorInfo(arguments.preset, categories, arguments.data, arguments.licence)
+    info = DetectorInfo(
+        arguments.preset,
+        categories,
+        with_origin(arguments.data, origin.data if origin else ""),
+        with_origin(arguments.licence, origin.licence if origin else ""),
+    )
     with ProgressLine("steps", schedule.steps) as progress:
         trainer.run(
             readable(loader),
@@ -148,16 +153,20 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
             ),
             lambda: save_detector(weights, model, info),
         )
-    print(f"{weights}: trained for {trainer.step} steps; log beside it")
+    if not weights.is_file():  # a run that ended right after its last checkpoint
+        save_detector(weights, model, info)
+    print(f"{weights}: trained for {trainer.step} steps")
 
 
-def _begin(model: Detector, arguments: argparse.Namespace, categories: Categories) -> str:
-    """Give a new detector what --start-from says; returns what that was, in words."""
+def _begin(
+    model: Detector, arguments: argparse.Namespace, categories: Categories
+) -> tuple[str, DetectorInfo | None]:
+    """Give a new detector what --start-from says; returns that in words, and whose it was."""
     if arguments.start_from is None:
-        return "from random weights"
+        return "from random weights", None
     if arguments.start_from == "imagenet":
         load_imagenet(model.backbone, model.preset)
-        return "from an ImageNet backbone"
+        return "from an ImageNet backbone", None
     source, info = load_detector(arguments.start_from)
     if source.preset.conventions != model.preset.conventions:
         raise ValueError(
@@ -176,7 +185,8 @@ def _begin(model: Detector, arguments: argparse.Namespace, categories: Categorie
         raise ValueError(f"--start-from {arguments.start_from}: {error}") from None
     fresh = f", new: {', '.join(taken.fresh)}" if taken.fresh else ""
     more = f", {len(taken.missing)} begin anew" if taken.missing else ""
-    return (
+    said = (
         f"{taken.num_tensors} tensors of {arguments.start_from}{more}; "
         f"{len(taken.kept)} categories known{fresh}"
     )
+    return said, info

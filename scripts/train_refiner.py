@@ -31,7 +31,7 @@ from refiner.torch_predictor import TorchPredictor
 from refiner.training import Trainer, Validate
 from scripts.options import parse_path
 from scripts.progress import ProgressLine
-from scripts.training_options import add_training_options, set_threads
+from scripts.training_options import add_training_options, set_threads, with_origin
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -122,8 +122,9 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
     if arguments.steps is not None:
         recipe = replace(recipe, steps=arguments.steps)
     torch.manual_seed(arguments.seed)
+    network, origin = _first_network(arguments)
     trainer = Trainer(
-        _first_network(arguments),
+        network,
         recipe,
         arguments.out,
         {
@@ -160,8 +161,8 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
     config = ModelConfig(
         arguments.architecture,
         arguments.input_size,
-        data=arguments.data,
-        licence=arguments.licence,
+        data=with_origin(arguments.data, origin.data if origin else ""),
+        licence=with_origin(arguments.licence, origin.licence if origin else ""),
     )
     save_model(weights, network, config)
     print(f"{weights}: trained for {trainer.step} steps; logs beside it")
@@ -178,18 +179,19 @@ def _source(arguments: argparse.Namespace) -> tuple[list[LabelledImage] | Patche
     }
 
 
-def _first_network(arguments: argparse.Namespace) -> PatchNetwork:
+def _first_network(arguments: argparse.Namespace) -> tuple[PatchNetwork, ModelConfig | None]:
+    """The network to begin with, and what is known of the weights that it has from elsewhere."""
     if arguments.start_from is None:
-        return PatchNetwork(arguments.architecture)
+        return PatchNetwork(arguments.architecture), None
     if arguments.start_from == "imagenet":
-        return imagenet_network(arguments.architecture)
+        return imagenet_network(arguments.architecture), None
     model = load_model(arguments.start_from)
     if model.config.architecture != arguments.architecture:
         raise ValueError(
             f"--start-from {arguments.start_from}: expected weights of {arguments.architecture}, "
             f"got {model.config.architecture} (see --architecture)"
         )
-    return model.network
+    return model.network, model.config
 
 
 def _validation(arguments: argparse.Namespace, device: str) -> Validate | None:

@@ -16,7 +16,7 @@ def add_training_options(parser: argparse.ArgumentParser, loaders: int, task: st
         loaders: how many there are by default.
         task: of the loaders, in words.
     """
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
@@ -47,3 +47,14 @@ def set_threads(arguments: argparse.Namespace) -> None:
     cv2.setNumThreads(1)  # the loaders are the parallelism
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an int >= 0, got {text!r}")
+    return int(text)
+
+
+def with_origin(said: str, before: str) -> str:
+    """What a user says of the weights, and what was said of those that they started from."""
+    return "; ".join(filter(None, (said, before and f"started from: {before}")))

@@ -41,7 +41,7 @@ def find_instances(
                 "score": instance.score,
             }
             instances.append(replace(instance, record=record))
-    except RuntimeError:  # as PyTorch says that there is no memory
+    except (MemoryError, RuntimeError):
         logger.exception("the detector failed")
         raise unavailable(
             "The detector failed on this image. Try again, or a smaller one; the operator's log "

@@ -142,7 +142,8 @@ class CityscapesJob:
         return _mask_names(key, parsed)
 
     def _find_image(self, path: Path) -> Path:
-        return self._images.find(cityscapes.image_stems(cityscapes.image_stem(path)))
+        inside = path.parent.relative_to(self.source).as_posix()
+        return self._images.find(cityscapes.image_stems(cityscapes.image_stem(path)), inside)
 
     def _refuse_to_overwrite(self, inputs: Sequence[Path]) -> None:
         """ValueError if a result would take the place of an input."""

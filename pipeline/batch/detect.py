@@ -74,8 +74,16 @@ def detect_images(
                 tell(item)
             else:
                 image, loaded = item
+                height, width = loaded.image.shape[:2]
+                try:
+                    prediction = detect(loaded.image)
+                except MemoryError:
+                    reason = f"{image.key}: expected memory for {height} x {width} pixels, got less"
+                    reason += "; smaller --scales or a smaller image need less"
+                    tell(Outcome(image.key, reason=reason))
+                    continue
                 on_their_way[image.key] = image
-                yield _Detected(image.key, loaded.image, detect(loaded.image))
+                yield _Detected(image.key, loaded.image, prediction)
 
     def write(found: _Detected) -> Outcome:
         return write_prediction(job, on_their_way.pop(found.key), found.prediction, {})

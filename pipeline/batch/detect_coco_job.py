@@ -44,6 +44,8 @@ class DetectCocoJob:
         self._paths: dict[str, Path] = {}
         if self._entries is not None:
             self._ids = {str(image_id): image_id for image_id in self._entries}
+            if not self._ids:
+                raise ValueError(f"{images_json}: expected images, got none")
             if len(self._ids) < len(self._entries):
                 raise ValueError(f"{images_json}: expected image ids all ints or all text")
             return
@@ -70,8 +72,14 @@ class DetectCocoJob:
 
     def read(self, key: str) -> Loaded:
         """Read the image."""
-        photograph = read_image(self._path(key), self._claimed_size(key))
+        claimed = self._claimed_size(key)
+        photograph = read_image(self._path(key), claimed)
         size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
+        if claimed not in (None, size):
+            raise ValueError(
+                f"{self._path(key)}: expected {claimed} pixels (height, width) as the images json "
+                f"says, got {size}"
+            )
         return Loaded(photograph.pixels, Prediction(size, ()), photograph.notes)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:

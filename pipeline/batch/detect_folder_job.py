@@ -62,14 +62,17 @@ class DetectFolderJob:
         return Loaded(photograph.pixels, Prediction(size, ()), photograph.notes)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
-        """Write the PNGs, then the txt."""
+        """Write the PNGs, then the txt; remove PNGs of an earlier detection that it leaves out."""
         path = Path(key)
         files = cityscapes.encode_detections(path.stem, prediction, self._categories)
-        return {
-            "files": self._out.write(
-                {(path.parent / name).as_posix(): data for name, data in files.items()}
-            )
-        }
+        before = self._out.path / _text_file(key)
+        old = cityscapes.detected_masks(before.read_bytes(), path.stem) if before.exists() else ()
+        written = self._out.write(
+            {(path.parent / name).as_posix(): data for name, data in files.items()}
+        )
+        for name in set(old) - set(files):
+            (before.parent / name).unlink(missing_ok=True)
+        return {"files": written}
 
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """All files of the image have the content that was written."""

@@ -89,6 +89,8 @@ def open_image(job: ImageJob, key: str, known: Entry | None) -> tuple[ReadImage,
         loaded = job.read(key)
     except ValueError as error:
         return Outcome(key, reason=str(error))
+    except MemoryError:
+        return Outcome(key, reason=f"{key}: expected memory to read the image, got less")
     return ReadImage(key, stamp, loaded.notes, loaded.source), loaded
 
 

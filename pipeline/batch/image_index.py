@@ -6,12 +6,15 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from pathlib import Path, PurePosixPath
 
+from pipeline.batch.output_folder import WORK
 from pipeline.files import find_files
 from pipeline.images import IMAGE_SUFFIXES
 
 
 class ImageIndex:
     """The image files below a folder, by stem; see `find_files`.
+
+    Subfolders in which a command has left its results hold no images: masks are PNGs too.
 
     Args:
         folder: of images.
@@ -23,16 +26,18 @@ class ImageIndex:
 
     def __init__(self, folder: Path, without: Path | None = None) -> None:
         if not folder.is_dir():
-            raise ValueError(f"{folder}: expected a folder of images, found none")
+            got = "got a file" if folder.exists() else "found none"
+            raise ValueError(f"{folder}: expected a folder of images, {got}")
         self.folder = folder
         self._by_stem: dict[str, list[Path]] = {}
         results = without.resolve() if without is not None else None
         if results is not None and not results.is_relative_to(folder.resolve()):
             results = None
+        holds_results = {folder: False}
         for path in find_files(folder):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not (
-                results is not None and path.resolve().is_relative_to(results)
-            ):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or _is_result(path.parent, holds_results):
+                continue
+            if results is None or not path.resolve().is_relative_to(results):
                 self._by_stem.setdefault(path.stem, []).append(path)
         if not self._by_stem:
             raise ValueError(f"{folder}: expected images ({_suffixes()}), found none")
@@ -47,20 +52,20 @@ class ImageIndex:
         part._by_stem = {stem: self._by_stem[stem] for stem in stems if stem in self._by_stem}
         return part
 
-    def find(self, stems: Sequence[str], inside: str = "") -> Path:
+    def find(self, stems: Sequence[str], inside: str | None = None) -> Path:
         """The one image with the first of the stems that any image has.
 
         Args:
             stems: in the order of preference.
-            inside: the subfolder whose image is meant where several have one stem.
+            inside: the subfolder, "" for none, whose image is meant where several have one stem.
 
         Raises:
             ValueError: no image, or two with the same stem.
         """
         for stem in stems:
             found = self._by_stem.get(stem, [])
-            if inside and len(found) > 1:
-                own = [p for p in found if p.parent.relative_to(self.folder).as_posix() == inside]
+            if inside is not None and len(found) > 1:
+                own = [p for p in found if p.parent == self.folder / inside]
                 found = own or found
             if len({path.resolve() for path in found}) > 1:  # links to one file are one
                 names = ", ".join(str(path.relative_to(self.folder)) for path in found)
@@ -92,6 +97,13 @@ class ImageIndex:
         raise ValueError(
             f"{self.folder}: expected one image {name!r}, found {names or 'none'} ({_suffixes()})"
         )
+
+
+def _is_result(folder: Path, known: dict[Path, bool]) -> bool:
+    """A command has written into the folder, or one above it; `known` begins with the uppermost."""
+    if folder not in known:
+        known[folder] = (folder / WORK).is_dir() or _is_result(folder.parent, known)
+    return known[folder]
 
 
 def _suffixes() -> str:

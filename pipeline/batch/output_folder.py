@@ -8,6 +8,9 @@ from pathlib import Path
 from pipeline.files import write_atomically
 from refiner.hashing import file_sha256
 
+WORK = ".bpr"
+"""The folder inside a folder of results in which a command keeps its journal."""
+
 
 class OutputFolder:
     """Writes whole files and checks later that they are still what was written.
@@ -24,7 +27,7 @@ class OutputFolder:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path}: expected a folder for the results, got a file")
         self.path = path
-        self.work = path / ".bpr" / part
+        self.work = path / WORK / part
         self.report = path / "report.json"
 
     def write(self, files: Mapping[str, bytes]) -> dict[str, str]:

@@ -147,7 +147,7 @@ def encode_detections(
     """The files of a new prediction, by path relative to the folder of the txt, which comes last.
 
     Each instance gets `<stem>_<number>_<category>.png`. Lines are split on blanks, so a name has
-    none: those of the stem are written as %20, those of the category as `_`.
+    none: those of the stem are written as %20 (and % as %25), those of the category as `_`.
 
     Args:
         stem: of the image file.
@@ -157,10 +157,21 @@ def encode_detections(
     files, lines = {}, ""
     for number, instance in enumerate(prediction.instances):
         category = re.sub(r"\W+", "_", categories[instance.label])
-        name = re.sub(r"\s", lambda blank: quote(blank[0]), stem) + f"_{number}_{category}.png"
+        name = f"{_without_blanks(stem)}_{number}_{category}.png"
         files[name] = encode_mask(instance.mask)
         lines += f"{name} {instance.label} {instance.score:.7g}\n"
     return {**files, stem + SUFFIX: lines.encode()}
+
+
+def detected_masks(content: bytes, stem: str) -> set[str]:
+    """The PNGs that the txt of an earlier detection names, of those that it can have written."""
+    own = re.compile(re.escape(_without_blanks(stem)) + r"_\d+_\w+\.png ")
+    found = (own.match(line) for line in content.decode(errors="replace").splitlines())
+    return {match[0].rstrip() for match in found if match}
+
+
+def _without_blanks(stem: str) -> str:
+    return re.sub(r"[\s%]", lambda found: quote(found[0]), stem)
 
 
 def _leaves(path: str) -> bool:

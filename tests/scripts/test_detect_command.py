@@ -20,7 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detector.categories import CITYSCAPES
 from detector.checkpoints import load_detector
-from pipeline.detection import as_prediction
+from pipeline.detection import InstanceDetector, as_prediction
 from pipeline.formats import cityscapes
 from pipeline.images import read_image, read_mask
 from scripts.main import main
@@ -102,6 +102,79 @@ def test_a_folder_is_what_the_model_finds_and_cityscapesscripts_and_refine_take_
         np.testing.assert_array_equal(refined, read_mask(tmp_path / "refined" / name))
         differing += (refined != read_mask(out / name)).any()
     assert differing > 0
+
+
+def test_images_of_one_name_in_several_folders_are_kept_apart(scenes, weights, tmp_path):
+    """What `detect && refine` makes of them is what `detect --refine` does."""
+    images = first_images(scenes, tmp_path / "images")
+    first, second = sorted(images.iterdir())
+    (images / "c1").mkdir()
+    second.rename(images / "c1" / first.name)
+    found, out, at_once = (tmp_path / name for name in ("found", "refined", "at once"))
+    network = save_random_network(tmp_path / "network.safetensors")
+    assert detect(images, weights, found) == 0
+    refine = ["refine", found, "--images", images, "--out", out, "--weights", network]
+    assert main([*map(str, refine), "--device", "cpu"]) == 0
+    assert detect(images, weights, at_once, "--refine", network) == 0
+    refined = {name: digest for name, digest in digests(out).items() if name.endswith(".png")}
+    assert len(refined) == 8
+    assert refined.items() <= digests(at_once).items()
+
+
+def test_names_that_differ_in_how_a_blank_is_written_have_masks_of_their_own(
+    scenes, weights, tmp_path
+):
+    images = first_images(scenes, tmp_path / "images")
+    for path, name in zip(sorted(images.iterdir()), ("a b.png", "a%20b.png"), strict=True):
+        path.rename(images / name)
+    assert detect(images, weights, tmp_path / "out") == 0
+    names = {path.name for path in (tmp_path / "out").glob("*_0_*.png")}
+    assert {name.split("_")[0] for name in names} == {"a%20b", "a%2520b"}
+
+
+def test_masks_that_another_detection_no_longer_has_are_removed(scenes, weights, tmp_path):
+    images, out = first_images(scenes, tmp_path / "images", 1), tmp_path / "out"
+    assert detect(images, weights, out) == 0
+    assert len(list(out.glob("*.png"))) == 4
+    (out / "mine_0_car.png").write_bytes(b"not ours")
+    assert detect(images, weights, out, "--detections", "1", "--overwrite") == 0
+    named = {
+        line.split()[0] for path in out.glob("*.txt") for line in path.read_text().splitlines()
+    }
+    assert {path.name for path in out.glob("*.png")} == named | {"mine_0_car.png"}
+    assert len(named) == 1
+
+
+def test_results_among_the_images_are_not_taken_for_images(scenes, weights, tmp_path, capsys):
+    images = first_images(scenes, tmp_path / "images")
+    assert detect(images, weights, images / "found") == 0
+    assert detect(images, weights, tmp_path / "again") == 0
+    assert capsys.readouterr().out.count("2 of 2 images detected") == 2
+
+
+def test_sizes_of_the_images_json_are_held_against_the_images(scenes, weights, tmp_path, capsys):
+    images = first_images(scenes, tmp_path / "images")
+    entries = [
+        {"id": number, "file_name": path.name, "height": 7, "width": 9}
+        for number, path in enumerate(sorted(images.iterdir()))
+    ]
+    content = {"images": entries}
+    (tmp_path / "images.json").write_text(json.dumps(content))
+    words = (images, weights, tmp_path / "out.json", "--images-json", tmp_path / "images.json")
+    assert detect(*words) == 1
+    assert (
+        "expected (7, 9) pixels (height, width) as the images json says" in capsys.readouterr().err
+    )
+    (tmp_path / "images.json").write_text('{"images": []}')
+    assert detect(*words, "--overwrite") == 2
+    assert "images.json: expected images, got none" in capsys.readouterr().err
+
+
+def test_memory_that_pytorch_does_not_get_is_called_so(weights):
+    detector = InstanceDetector(weights, "cpu")
+    detector._model = lambda _: torch.empty(10**15)
+    with pytest.raises(MemoryError, match="can't allocate memory"):
+        detector(np.zeros((9, 9, 3), np.uint8))
 
 
 def test_coco_results_are_taken_by_pycocotools(scenes, weights, tmp_path):
@@ -204,7 +277,8 @@ WRONG = {
     "images --weights=W --out=out --score=2": "score: expected a number in [0, 1], got 2.0",
     "images --weights=W --out=out --nms-iou=-1": "nms_iou: expected a number in [0, 1], got -1",
     "images --weights=W --out=out --detections=0": "detections: expected an int > 0, got 0",
-    "images --weights=W --out=out --scales 0": "scales: expected ints > 0, got 0",
+    "images --weights=W --out=out --scales 0": "scales: expected ints of 1 to 4096, got 0",
+    "images --weights=W --out=out --scales 1000000": "scales: expected ints of 1 to 4096, got 1000",
     "images --weights=W --out=out --images-json=J": "expected a .json as --out",
     "images --weights=W --out=o.json --images-json=J": "J: expected a readable json file",
     "images --weights=W --out=out --refine=none": "expected a file or one of the shipped names",

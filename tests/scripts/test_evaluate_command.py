@@ -322,6 +322,16 @@ class TestNothingToSay:
         assert report["runs"][0]["objects_found"] == 0
 
 
+def test_a_report_takes_no_place_of_others(dataset, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out, words in ((dataset.after, "that of inputs"), (tmp_path / "file", "got a file")):
+        given = [dataset.after, "--ground-truth", dataset.gt_fine, "--out", out]
+        assert main(["evaluate", *map(str, given)]) == 2
+        assert words in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (dataset.after / "report.json").exists()
+
+
 def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", "--help"])

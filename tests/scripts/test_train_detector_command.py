@@ -49,8 +49,11 @@ def test_training_writes_weights_with_what_they_are_and_finds_itself_done(
     model, info = load_detector(tmp_path / "run/lite.safetensors")
     assert (info.preset, info.categories.names, info.categories.ids) == ("lite", ("object",), (0,))
     assert info.data == "blobs"
+    # as after a kill between the last checkpoint and the weights
+    (tmp_path / "run/lite.safetensors").unlink()
     assert main(words) == 0
     assert "step 2 of 2" in capsys.readouterr().out
+    assert (tmp_path / "run/lite.safetensors").exists()
 
     # the weights are those of the checkpoint
     state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["network"]
@@ -71,7 +74,7 @@ def test_coco_weights_go_on_with_cityscapes_by_the_names_of_categories(tmp_path,
             annotation["segmentation"] = [[x, y, x + width, y, x + width, y + height]]
     scenes.coco.write_text(json.dumps(truth))
     images = ["--images", str(scenes.images)]
-    words = command(tmp_path, tmp_path / "coco", *images, "--steps", "1")
+    words = command(tmp_path, tmp_path / "coco", *images, "--steps", "1", "--licence", "theirs")
     words[words.index("--ground-truth") + 1] = str(scenes.coco)
     assert main(words) == 0
     _, info = load_detector(tmp_path / "coco/lite.safetensors")
@@ -83,6 +86,7 @@ def test_coco_weights_go_on_with_cityscapes_by_the_names_of_categories(tmp_path,
     assert "4 categories known, new: truck, bus, train, motorcycle" in said
     _, info = load_detector(tmp_path / "city/lite.safetensors")
     assert info.categories.ids == (24, 25, 26, 27, 28, 31, 32, 33)
+    assert info.licence == "started from: theirs"
 
 
 @pytest.mark.slow

@@ -104,6 +104,23 @@ def test_a_folder_becomes_a_prediction_folder_that_refine_reads(images, tmp_path
     assert report["found_nothing"] == ["000000000007.png"]
 
 
+def test_an_image_that_needs_more_memory_than_there_is_is_left_out(images, tmp_path):
+    def detect_small(image):
+        if image.shape[0] > SIZE[0]:
+            raise MemoryError
+        return detect(image)
+
+    Image.new("RGB", (300, 200)).save(images / "large.png")
+    job = DetectFolderJob(images, CATEGORIES, tmp_path / "out")
+    work = partial(detect_images, job, detect_small, None)
+    progress = run_images(job, work, {"weights": "spots"}, DETECTED)
+    assert (progress.total, progress.done) == (4, 3)
+    (failure,) = progress.failures
+    assert failure.image == "large.png"
+    assert "expected memory for 200 x 300 pixels" in failure.reason
+    assert not list((tmp_path / "out").glob("large*"))
+
+
 def test_the_scorer_of_cityscapes_reads_the_folder(images, tmp_path):
     evaluation = pytest.importorskip(
         "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
