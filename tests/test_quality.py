@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.quality import guided_filter_scores, read_pairs, scores
+from refiner.weight_files import shipped_names
 
 
+@pytest.mark.parametrize("weights", shipped_names())
 def test_refined_masks_beat_a_guided_filter_and_keep_names_and_scores(
-    photographs: Path, tmp_path: Path
+    weights: str, photographs: Path, tmp_path: Path
 ) -> None:
     coarse, truth, out = (
         photographs / "val_predictions" / "maskhead",
@@ -21,6 +24,7 @@ def test_refined_masks_beat_a_guided_filter_and_keep_names_and_scores(
         [
             *(sys.executable, "-m", "scripts.main", "refine", str(coarse)),
             *("--images", str(truth / "images"), "--out", str(out), "--nms-iou", "0.25"),
+            *("--weights", weights),
         ],
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""The detector that comes along, as it is shipped."""
+"""The weights that come along, as they are shipped."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.demo_scenes import load_demo_scenes
 from pipeline.detection import DetectionSettings, InstanceDetector
 
-WEIGHTS = Path(__file__).parents[2] / "detector/weights"
+SHIPPED = sorted(Path(__file__).parents[1].glob("*/weights/*.safetensors"))
 LARGEST = 20_000_000  # bytes; everybody downloads them with the code
 
 
-def test_weights_are_those_of_their_card():
-    content = (WEIGHTS / "lite.safetensors").read_bytes()
-    card = (WEIGHTS / "lite.md").read_text(encoding="utf-8")
-    (sha256,) = re.findall(r"SHA-256 of `lite\.safetensors`: `(\w+)`", card)
-    assert sha256 == hashlib.sha256(content).hexdigest()
-    assert len(content) < LARGEST
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_weights_are_those_of_their_card(path: Path) -> None:
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    (sha256,) = re.findall(rf"SHA-256 of `{path.stem}\.safetensors`: `(\w+)`", card)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size < LARGEST
+    assert "non-commercial" in card
 
 
-def test_lite_finds_what_the_demo_shows():
+def test_all_weights_are_found() -> None:
+    assert [path.stem for path in SHIPPED] == ["lite", "hrnet18s", "tiny"]
+
+
+def test_lite_finds_what_the_demo_shows() -> None:
     """Photographs of scikit-image, of which the training saw none."""
     detector = InstanceDetector("lite", "cpu", DetectionSettings(score=0.3))
     best = []
