@@ -44,7 +44,8 @@ class ServiceSettings(BaseSettings):
 
     weights: str = Field(
         DEFAULT_WEIGHTS,
-        description="shipped weights by name, a .safetensors of ours, or a published .pth",
+        description="hrnet18s, tiny (four times as fast), a .safetensors of ours, or a "
+        "published .pth",
     )
     detector: str | None = Field(
         None,

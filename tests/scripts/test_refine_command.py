@@ -490,7 +490,7 @@ WRONG = {
     "results.json --out=out": "--images: expected the folder of the images of results.json",
     "pred --images=missing --out=out": "missing: expected a folder of images, found none",
     "pred --images=void --out=out": "void: expected images (",
-    "pred --images=file --out=out": "file: expected a folder of images, found none",
+    "pred --images=file --out=out": "file: expected a folder of images, got a file",
     "void --images=images --out=out": "void: expected files <image name>_pred.txt, found none",
     "pred --images=images --out=pred": "pred: expected another folder than the input pred",
     "pred --images=images --out=./void/../pred": "expected another folder than the input pred",
