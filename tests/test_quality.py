@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import guided_filter_scores, read_pairs, scores
+from refiner.model_config import DEFAULT_WEIGHTS
 from refiner.weight_files import shipped_names
 
 
-@pytest.mark.parametrize("weights", shipped_names())
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param(name, marks=[] if name == DEFAULT_WEIGHTS else pytest.mark.slow)
+        for name in shipped_names()
+    ],
+)
 def test_refined_masks_beat_a_guided_filter_and_keep_names_and_scores(
     weights: str, photographs: Path, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def test_training_goes_on_from_weights_and_validates(photographs_folder: Path) -
     assert row.startswith("1,")
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network_together(photographs_folder: Path) -> None:
     def command(run: str) -> list[str | Path]:
         return [
