@@ -229,15 +229,28 @@ def print_stages(reference: Times, ours: dict[str, Times], num_images: int) -> N
     print("".join(f"{value:>{width}.1f}" for value in per_instance))
 
 
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """The workload, and how much of the machine works on it."""
+    parser.add_argument("--images", type=int, default=2, metavar="N", help="of the workload")
+    parser.add_argument("--predictions", type=Path, help="another workload")
+    parser.add_argument("--photographs", type=Path, help="its images")
+    parser.add_argument("--processes", type=int, default=2, help="processors to use")
+
+
+def open_data(arguments: argparse.Namespace, work: Path) -> Data:
+    """What `add_data_options` names; a workload of our own is written below `work`."""
+    if arguments.predictions is not None:
+        return Data(arguments.predictions, arguments.photographs)
+    write_workload(work / "data", WorkloadSettings(arguments.images))
+    return Data(work / "data/predictions", work / "data/images")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2, metavar="N", help="of the workload")
-    parser.add_argument("--predictions", type=Path, help="another workload")
-    parser.add_argument("--photographs", type=Path, help="its images")
-    parser.add_argument("--processes", type=int, default=2, help="processors to use")
+    add_data_options(parser)
     parser.add_argument("--repeat", type=int, default=3, help="whole runs; the fastest counts")
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     arguments = parser.parse_args()
@@ -258,11 +271,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        if arguments.predictions:
-            data = Data(arguments.predictions, arguments.photographs)
-        else:
-            write_workload(work / "data", WorkloadSettings(arguments.images))
-            data = Data(work / "data/predictions", work / "data/images")
+        data = open_data(arguments, work)
         reference = Times(clock=time.process_time)
         run_baseline(
             data.predictions, data.images, arguments.weights, work / "one", baseline, reference

@@ -14,8 +14,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from benchmarks.stages import Data, bare_network, bpr_refine, patches_in_memory
-from benchmarks.workload import WorkloadSettings, write_workload
+from benchmarks.stages import (
+    add_data_options,
+    bare_network,
+    bpr_refine,
+    open_data,
+    patches_in_memory,
+)
 from pipeline.settings import PatchSettings
 from refiner.model_config import DEFAULT_WEIGHTS
 from refiner.predictor import load_predictor
@@ -27,19 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2, metavar="N", help="of the workload")
-    parser.add_argument("--predictions", type=Path, help="another workload")
-    parser.add_argument("--photographs", type=Path, help="its images")
-    parser.add_argument("--processes", type=int, default=2, help="processors to use")
+    add_data_options(parser)
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the fastest of each counts")
     arguments = parser.parse_args()
     processors = set(sorted(os.sched_getaffinity(0))[: arguments.processes])
     names = sorted(shipped_names(), key=lambda name: name != DEFAULT_WEIGHTS)
     with tempfile.TemporaryDirectory() as work:
-        data = Data(arguments.predictions, arguments.photographs)
-        if arguments.predictions is None:
-            write_workload(Path(work), WorkloadSettings(arguments.images))
-            data = Data(Path(work) / "predictions", Path(work) / "images")
+        data = open_data(arguments, Path(work))
         bare = dict.fromkeys(names, float("inf"))
         wall = dict(bare)
         for _ in range(arguments.repeat):

@@ -159,7 +159,7 @@ def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, De
     Args:
         path: .pth, .pt or .pkl; see `refiner.published.read_published`.
         preset: a name of `PRESETS`; otherwise the first that fits the tensors. Those that fit
-            the same tensors differ in training alone.
+            the same tensors differ in training and in the sizes of images.
 
     Returns:
         The model in evaluation mode, float32 exactly as in the file; what became of the tensors.

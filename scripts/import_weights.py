@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=list(PRESETS),
         metavar="NAME",
         help="configuration of a detector (default: the first that fits the tensors; those that "
-        "fit the same tensors differ in training alone)",
+        "fit the same tensors differ in training and in the sizes of images)",
     )
     parser.add_argument(
         "--list", action="store_true", help="print what became of every tensor of a detector"

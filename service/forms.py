@@ -22,8 +22,7 @@ async def read_upload(request: Request, settings: ServiceSettings) -> Upload:
     Raises:
         Problem: 400 parts missing, unknown or repeated; 413 too many; 415 not multipart.
     """
-    # the image besides the masks, and one more: `read_inputs` says what there is too much of
-    return _sort(await _parts(request, settings.max_instances + 2))
+    return _sort(await _parts(request, settings))
 
 
 async def read_image_alone(request: Request, settings: ServiceSettings) -> Upload:
@@ -32,7 +31,7 @@ async def read_image_alone(request: Request, settings: ServiceSettings) -> Uploa
     Raises:
         Problem: as `read_upload`.
     """
-    parts = await _parts(request, settings.max_instances + 2)
+    parts = await _parts(request, settings)
     if unknown := {part.name for part in parts} - {"image"}:
         raise bad_request(
             f"expected the part image alone, got {_plain(min(unknown))!r} too; masks go to /refine"
@@ -41,14 +40,15 @@ async def read_image_alone(request: Request, settings: ServiceSettings) -> Uploa
     return Upload(_as_file(part, "image"), part.file_name)
 
 
-async def _parts(request: Request, most: int) -> list[Part]:
+async def _parts(request: Request, settings: ServiceSettings) -> list[Part]:
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "multipart/form-data":
         raise wrong_type(
             f"body: expected multipart/form-data, got {_plain(media_type) or 'no type'}"
         )
-    return await read_parts(request.stream(), content_type, most)
+    # the image besides the masks, and one more: `read_inputs` says what there is too much of
+    return await read_parts(request.stream(), content_type, settings.max_instances + 2)
 
 
 def _sort(parts: Sequence[Part]) -> Upload:
