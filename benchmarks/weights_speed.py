@@ -39,6 +39,7 @@ def main() -> None:
     names = sorted(shipped_names(), key=lambda name: name != DEFAULT_WEIGHTS)
     with tempfile.TemporaryDirectory() as work:
         data = open_data(arguments, Path(work))
+        num_images = data.num_images
         bare = dict.fromkeys(names, float("inf"))
         wall = dict(bare)
         for _ in range(arguments.repeat):
@@ -51,7 +52,7 @@ def main() -> None:
                 options = ["--weights", name, "--device", "cpu"]
                 run = bpr_refine(data, Path(work) / "out", options, processors)
                 wall[name] = min(wall[name], run.wall_s)
-    print(f"\n{data.num_images} images, {len(patches)} patches, {predictor.backend}")
+    print(f"\n{num_images} images, {len(patches)} patches, {predictor.backend}")
     print(f"{'':12}{'ms a patch':>12}{'times':>8}{'bpr refine s':>14}{'times':>8}")
     for name in names:
         print(
