@@ -2,8 +2,8 @@
 
     python -m benchmarks.coarse_masks ../shared/data/val coarse --kind low_resolution
 
-The kinds are those of `pipeline/simulate.py`; with `perfect` the accurate masks themselves, to
-see that refining leaves them alone. `bpr refine` and `benchmarks.quality` take the folder.
+The kinds are those of `pipeline/datasets/simulate.py`; `perfect` writes the accurate masks, to see
+that refining leaves them alone. `bpr refine` and `benchmarks.quality` take the folder.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.images import IGNORE, encode_mask, read_instance_map
-from pipeline.instance import Mask
-from pipeline.simulate import SIMULATORS
+from bpr.pipeline.datasets.simulate import SIMULATORS
+from bpr.pipeline.formats.images import IGNORE, encode_mask, read_instance_map
+from bpr.pipeline.instance import Mask
 
 KINDS = {kind.__name__: kind for kind in SIMULATORS}
 LABEL = 26  # car in Cityscapes: any will do

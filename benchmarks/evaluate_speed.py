@@ -72,7 +72,7 @@ def link_dataset(scenes: Path, folder: Path, num_images: int, num_instances: int
 def measure(folder: Path, options: Sequence[str]) -> tuple[float, float]:
     """Seconds and MiB of one run of the command."""
     code = (
-        "import resource, sys; from scripts.main import main; code = main(sys.argv[1:]); "
+        "import resource, sys; from bpr.scripts.main import main; code = main(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024); sys.exit(code)"
     )
     command = [

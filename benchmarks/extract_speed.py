@@ -27,19 +27,19 @@ import torch
 from torch.nn import functional
 
 from benchmarks.workload import WorkloadSettings, write_workload
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.predictions import CocoPredictions
-from pipeline.extraction.run import Extraction, extract
-from pipeline.extraction.samples import cut_samples, patched_instances
-from pipeline.extraction.settings import ExtractionSettings
-from pipeline.extraction.source import PairedImage, Source
-from pipeline.files import write_atomically
-from pipeline.formats import cityscapes, rle
-from pipeline.geometry import suppress
-from pipeline.images import read_image
-from pipeline.instance import BoolArray, Mask
-from pipeline.settings import PatchSettings
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.predictions import CocoPredictions
+from bpr.pipeline.extraction.extract import Extraction, extract
+from bpr.pipeline.extraction.samples import cut_samples, patched_instances
+from bpr.pipeline.extraction.settings import ExtractionSettings
+from bpr.pipeline.extraction.source import PairedImage, Source
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.formats import cityscapes, rle
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.geometry import suppress
+from bpr.pipeline.instance import BoolArray, Mask
+from bpr.pipeline.settings import PatchSettings
 
 PATCHES = PatchSettings(64, nms_iou=0.25, compat=True)  # the reference's boxes on both sides
 
@@ -184,7 +184,7 @@ def compare(root: Path, repeats: int) -> None:
 
 def scale(root: Path, workers: Iterable[int], repeats: int) -> None:
     """Print the throughput of local workers; Ray's start is not counted."""
-    from pipeline.distributed import open_cluster
+    from bpr.pipeline.distributed import open_cluster
 
     source = open_source(root)
     settings = replace(ExtractionSettings(PATCHES, min_iou=None), images_per_shard=2)

@@ -27,15 +27,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.workload import WorkloadSettings, write_workload
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.device import predict_on_device
-from pipeline.instance import differing_pixels
-from pipeline.refine import MAX_WAITING_IMAGES, Plan, merge, plan, predict
-from pipeline.settings import PatchSettings
-from refiner.checkpoints import load_model
-from refiner.device_network import DeviceNetwork
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import load_predictor
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.device import predict_on_device
+from bpr.pipeline.instance import differing_pixels
+from bpr.pipeline.refine import MAX_WAITING_IMAGES, Plan, merge, plan, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.checkpoints import load_model
+from bpr.refiner.device_network import DeviceNetwork
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import load_predictor
 
 COMPARED_IMAGES = 4  # masks of more would say the same
 
@@ -153,7 +153,7 @@ def main() -> None:
             f"of it, GPU busy {used.percent:.0f} %"
         )
         command = [
-            *(sys.executable, "-m", "scripts.main", "refine", str(work / "predictions")),
+            *(sys.executable, "-m", "bpr", "refine", str(work / "predictions")),
             *("--images", str(work / "images"), "--out", str(work / "refined")),
             *("--device", device.name, "--weights", arguments.weights, "--overwrite"),
             *("--backend", "torch" if arguments.float32 else "torch-bf16"),

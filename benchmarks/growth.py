@@ -16,10 +16,10 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from pipeline.instance import Instance, Mask, Prediction, Size
-from pipeline.predictor import KeepCoarse
-from pipeline.refine import merge, plan, predict
-from pipeline.settings import PatchSettings
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.refine import merge, plan, predict
+from bpr.pipeline.settings import PatchSettings
 
 SETTINGS = PatchSettings(patch_size=64)
 

@@ -20,7 +20,7 @@ def peak_memory(folder: Path, num_images: int, options: list[str]) -> float:
     work = folder / str(num_images)
     instances = write_workload(work, WorkloadSettings(num_images))
     command = [
-        *(sys.executable, "-m", "scripts.main", "refine", str(work / "predictions")),
+        *(sys.executable, "-m", "bpr", "refine", str(work / "predictions")),
         *("--images", str(work / "images"), "--out", str(work / "refined"), *options),
     ]
     process = subprocess.Popen(command)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import polygons, rle
-from pipeline.instance import Mask
-from pipeline.metrics import boundary_f, boundary_iou
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.metrics import boundary_f, boundary_iou
 
 TOLERANCES = (0.0, 0.5, 1.0, 2.0, 3.0)  # pixels
 

@@ -29,18 +29,25 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 from benchmarks.quality import WORSE, Pair, read_pairs, scores
-from pipeline.images import read_image
-from pipeline.instance import Float32Array, Instance, Mask, Prediction, UInt8Array, differing_pixels
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import PendingImage, Plan, merge, plan, predict
-from pipeline.settings import PatchSettings
-from pipeline.training_patches import PatchStream, StreamSettings, find_labelled_images
-from pipeline.version import VERSION
-from refiner.checkpoints import LoadedModel, load_model
-from refiner.export import INPUT, OUTPUT, export_onnx
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.openvino_model import convert
-from refiner.openvino_predictor import OpenVINOPredictor, has_bfloat16
+from bpr import __version__
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import (
+    Float32Array,
+    Instance,
+    Mask,
+    Prediction,
+    UInt8Array,
+    differing_pixels,
+)
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import PendingImage, Plan, merge, plan, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.training.patch_stream import PatchStream, StreamSettings, find_labelled_images
+from bpr.refiner.checkpoints import LoadedModel, load_model
+from bpr.refiner.export import INPUT, OUTPUT, export_onnx
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.openvino_model import convert
+from bpr.refiner.openvino_predictor import OpenVINOPredictor, has_bfloat16
 
 CALIBRATION_BATCHES = 16
 CALIBRATION_BATCH_SIZE = 8  # patches
@@ -97,7 +104,7 @@ def make_rows(model: LoadedModel, train: Path, work: Path) -> Iterator[Row]:
     yield from _openvino_rows(model, batches)
     base = "float32, ONNX Runtime"
     path, small = work / "float32.onnx", work / "int8.onnx"
-    path.write_bytes(export_onnx(model, f"bpr {VERSION}"))
+    path.write_bytes(export_onnx(model, f"bpr {__version__}"))
     yield Row(base, base, OnnxPredictor(path))
     quantize_static(
         path,

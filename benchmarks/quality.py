@@ -18,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.formats.cityscapes import (
+from bpr.pipeline.evaluation.rivals import band, filtered_mask
+from bpr.pipeline.formats.cityscapes import (
     find_prediction_files,
     image_stem,
     parse_prediction_file,
     read_instances,
 )
-from pipeline.images import IGNORE, read_image, read_instance_map
-from pipeline.instance import BoolArray, Mask
-from pipeline.metrics import boundary_f, boundary_iou
-from pipeline.rivals import band, filtered_mask
+from bpr.pipeline.formats.images import IGNORE, read_image, read_instance_map
+from bpr.pipeline.instance import BoolArray, Mask
+from bpr.pipeline.metrics import boundary_f, boundary_iou
 
 TOLERANCES = (1, 2, 3)  # px
 WORSE = 0.01  # Boundary IoU that an instance may lose before it counts as worse

@@ -27,8 +27,8 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional
 from torchvision.ops import nms
 
-from refiner.checkpoints import LoadedModel, load_model
-from refiner.network import normalise, upsample
+from bpr.refiner.checkpoints import LoadedModel, load_model
+from bpr.refiner.network import normalise, upsample
 
 Map = Callable[[Callable[[Any], Any], list[Any]], list[Any]]
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import WORSE, Pair, read_pairs, scores
-from pipeline.geometry import find_boundary, patch_size_for, select_patches, suppress
-from pipeline.images import read_image
-from pipeline.instance import Instance, Int64Array, Mask, Prediction, UInt8Array
-from pipeline.refine import Plan, merge, predict
-from pipeline.settings import PatchSettings
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import LoadedPredictor, load_predictor
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.geometry import find_boundary, patch_size_for, select_patches, suppress
+from bpr.pipeline.instance import Instance, Int64Array, Mask, Prediction, UInt8Array
+from bpr.pipeline.refine import Plan, merge, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import LoadedPredictor, load_predictor
 
 Rule = Callable[[Mask, PatchSettings], Int64Array]
 

@@ -15,7 +15,7 @@ import httpx
 
 from benchmarks.service_speed import parts_of, service
 from benchmarks.workload import WorkloadSettings, write_workload
-from pipeline.formats import cityscapes
+from bpr.pipeline.formats import cityscapes
 
 CLIENTS = 4
 SIZES = ((160, 120), (320, 240), (640, 480), (1024, 512))

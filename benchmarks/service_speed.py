@@ -28,12 +28,12 @@ from pathlib import Path
 import httpx
 
 from benchmarks.workload import WorkloadSettings, write_workload
-from pipeline.formats import cityscapes, rle
-from pipeline.images import read_image
-from pipeline.instance import Prediction
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from refiner.predictor import LoadedPredictor, load_predictor
+from bpr.pipeline.formats import cityscapes, rle
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Prediction
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import LoadedPredictor, load_predictor
 
 CLIENTS = 8
 
@@ -41,7 +41,7 @@ CLIENTS = 8
 @contextmanager
 def service(options: Sequence[str] = ()) -> Iterator[tuple[str, int]]:
     """`bpr serve` on a free port, ready; gives its address and process id."""
-    command = [sys.executable, "-m", "scripts.main", "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "bpr", "serve", "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -138,7 +138,7 @@ def measure_throughput(folder: Path, num_images: int) -> None:
             http = num_images / (time.perf_counter() - started)
     out = work / "refined"
     command = [
-        *(sys.executable, "-m", "scripts.main", "refine", str(work / "predictions")),
+        *(sys.executable, "-m", "bpr", "refine", str(work / "predictions")),
         *("--images", str(work / "images"), "--out", str(out)),
     ]
     subprocess.run(command, check=True, capture_output=True)

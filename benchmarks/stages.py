@@ -33,14 +33,14 @@ import numpy as np
 
 from benchmarks.reference import BaselineSettings, Times, run_baseline
 from benchmarks.workload import WorkloadSettings, write_workload
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.crops import crop_patches
-from pipeline.formats.cityscapes import encode_prediction
-from pipeline.geometry import select_patches
-from pipeline.refine import DEFAULT_BATCH_SIZE, Answer, merge
-from pipeline.settings import PatchSettings
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import LoadedPredictor, load_predictor
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.crops import crop_patches
+from bpr.pipeline.formats.cityscapes import encode_prediction
+from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.refine import DEFAULT_BATCH_SIZE, Answer, merge
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import LoadedPredictor, load_predictor
 
 ROOT = Path(__file__).parents[1]
 # what the kernel says of a child at its end counts this process too, from which it was forked
@@ -147,7 +147,7 @@ def bare_network(predictor: LoadedPredictor, patches: np.ndarray, repeat: int) -
 def bpr_refine(data: Data, out: Path, options: list[str], processors: set[int]) -> EndToEnd:
     """`bpr refine` in a process of its own, start and imports included."""
     shutil.rmtree(out, ignore_errors=True)
-    code = "import sys; from scripts.main import main\nstatus = main(sys.argv[1:])\n"
+    code = "import sys; from bpr.scripts.main import main\nstatus = main(sys.argv[1:])\n"
     command = [
         *(sys.executable, "-c", f"{code}{SAY_PEAK}sys.exit(status)\n", "refine"),
         *(str(data.predictions), "--images", str(data.images), "--out", str(out), *options),

@@ -21,10 +21,10 @@ from benchmarks.stages import (
     open_data,
     patches_in_memory,
 )
-from pipeline.settings import PatchSettings
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import load_predictor
-from refiner.weight_files import shipped_names
+from bpr._weight_files import shipped_names
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import load_predictor
 
 
 def main() -> None:

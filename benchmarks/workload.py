@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.simulate import mask_head
+from bpr.pipeline.datasets.simulate import mask_head
 
 LABELS = {24: "person", 26: "car", 33: "bicycle"}
 DISTINCT_SCENES = 8  # more images are links to these: a folder of 400 takes the disk of 8

@@ -1,10 +1,35 @@
 """What programs import: `from bpr import load_refiner`.
 
-A file beside the packages, because users look for the name that they install, and `pipeline` is
-a name that other software takes too. It is imported by nothing in here.
+Everything else in the package is internal. Nothing is imported before it is asked for (PEP 562),
+so that `import bpr` and every command start fast.
 """
 
-from pipeline.fiftyone_fields import add_refined_field, open_comparison
-from pipeline.refiner import Refiner, load_refiner
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bpr.pipeline.adapters.fiftyone_fields import add_refined_field, open_comparison
+    from bpr.pipeline.adapters.refiner import Refiner, load_refiner
+
+__version__ = "0.1.0"
 
 __all__ = ["Refiner", "add_refined_field", "load_refiner", "open_comparison"]
+
+_MODULES = {
+    "Refiner": "bpr.pipeline.adapters.refiner",
+    "add_refined_field": "bpr.pipeline.adapters.fiftyone_fields",
+    "load_refiner": "bpr.pipeline.adapters.refiner",
+    "open_comparison": "bpr.pipeline.adapters.fiftyone_fields",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'bpr' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

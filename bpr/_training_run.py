@@ -1,11 +1,15 @@
-"""The processes of a training that torchrun started, or the only one."""
+"""What the trainings of both networks share: processes, checkpoints and CSV logs."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -65,3 +69,66 @@ def joined(device: str) -> Iterator[Process]:
         yield Process(distributed.get_rank(), count, device)
     finally:
         distributed.destroy_process_group()
+
+
+def save_checkpoint(path: Path, about: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint that appears under its name only when it is complete.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        about: what makes this training what it is (data, seed, sizes), json-ready.
+        state: what a resumed training needs, tensors and plain values.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"about": dict(about), **state}, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, about: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of another training; the message says what
+            differs.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        found = state["about"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError):
+        raise ValueError(
+            f"{path}: expected a checkpoint of a training, got a damaged or other "
+            "file; delete it to start over"
+        ) from None
+    changes = [
+        f"{name} was {found.get(name)!r}, is {about.get(name)!r}"
+        for name in sorted({*found, *about})
+        if found.get(name) != about.get(name)
+    ]
+    if changes:
+        raise ValueError(
+            f"{path}: belongs to another training ({'; '.join(changes)}); choose another folder"
+        )
+    return state
+
+
+def append_row(log: Path, row: Mapping[str, float]) -> None:
+    """Add a row; the first one brings the names of the columns and the folder."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not log.exists()
+    with log.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(row)
+        writer.writerow([v if isinstance(v, int) else f"{v:.6g}" for v in row.values()])
+
+
+def forget_rows_after(log: Path, step: int) -> None:
+    """Drop rows that a killed run wrote after its last checkpoint: they will come again.
+
+    The first column is the step.
+    """
+    if log.exists():
+        lines = log.read_text().splitlines(keepends=True)
+        kept = [line for line in lines[1:] if int(line.split(",")[0]) <= step]
+        log.write_text("".join(lines[:1] + kept))

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detector.presets import TIMM, Preset
+from bpr.detector.presets import TIMM, Preset
 
 Norm = Callable[[int], nn.Module]
 

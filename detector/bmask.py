@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detector.mask_branch import (
+from bpr.detector.mask_branch import (
     MaskBranch,
     at_label,
     init_convolution,
     mask_loss,
 )
-from detector.mask_targets import Positives, mask_targets
-from detector.pooling import PyramidPool
-from detector.presets import Preset
+from bpr.detector.mask_targets import Positives, mask_targets
+from bpr.detector.pooling import PyramidPool
+from bpr.detector.presets import Preset
 
 
 class BoundaryPreservingHead(nn.Module):

@@ -10,9 +10,9 @@ from torch.nn import functional
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 
-from detector.backbone import make_norm
-from detector.box_coder import ClampedBoxCoder
-from detector.presets import Preset
+from bpr.detector.backbone import make_norm
+from bpr.detector.box_coder import ClampedBoxCoder
+from bpr.detector.presets import Preset
 
 POOLED = 7
 """Side of the features that a box is judged by."""

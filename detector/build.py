@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from detector.backbone import make_backbone
-from detector.presets import Preset
-from detector.proposals import ProposalNetwork
-from detector.roi_heads import DetectorHeads
-from detector.transform import DetectorTransform
+from bpr.detector.backbone import make_backbone
+from bpr.detector.presets import Preset
+from bpr.detector.proposals import ProposalNetwork
+from bpr.detector.roi_heads import DetectorHeads
+from bpr.detector.transform import DetectorTransform
 
 
 class Detector(GeneralizedRCNN):
@@ -42,7 +42,7 @@ def build_detector(preset: Preset, categories: int) -> Detector:
     """A detector with random weights, in training mode.
 
     Args:
-        preset: see `detector.presets.PRESETS`.
+        preset: see `bpr.detector.presets.PRESETS`.
         categories: K, without background.
 
     Raises:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from detector.build import Detector, build_detector
-from detector.categories import Categories, published_categories
-from detector.layouts import Converted, convert, count_categories, find_layout, layout_of, recognise
-from detector.presets import PRESETS, find_preset
-from refiner.checkpoints import read_safetensors
-from refiner.hashing import file_sha256
-from refiner.published import Published, read_published
-from refiner.weight_files import find_weights
+from bpr._published_weights import Published, read_published
+from bpr._weight_files import (
+    OtherTensors,
+    check_ending,
+    check_tensors,
+    file_sha256,
+    find_weights,
+    first_names,
+    read_safetensors,
+    write_safetensors,
+)
+from bpr.detector.build import Detector, build_detector
+from bpr.detector.categories import Categories, published_categories
+from bpr.detector.layouts import (
+    Converted,
+    convert,
+    count_categories,
+    find_layout,
+    layout_of,
+    recognise,
+)
+from bpr.detector.presets import PRESETS, find_preset
 
 _METADATA_KEY = "bpr-detector"
 # torchvision names a file by the first digits of its sha256
 _TORCHVISION_V1 = ("bf2d0c1e", "maskrcnn_resnet50_fpn_coco_v1")
-_SHOWN = 3
 _SHIPPED = Path(__file__).parent / "weights"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".pkl")
 
@@ -58,17 +69,6 @@ class DetectorReport:
     left_over: tuple[str, ...]  # names in the file that no detector needs
 
 
-class OtherTensors(ValueError):
-    """A file lacks tensors of its preset, or has others. The message names the first of them."""
-
-    def __init__(self, path: Path, preset: str, missing: list[str], unexpected: list[str]) -> None:
-        self.missing, self.unexpected = missing, unexpected
-        super().__init__(
-            f"{path}: expected the tensors of {preset}, got "
-            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
-        )
-
-
 def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = False) -> None:
     """Write weights and what belongs to them into one safetensors file.
 
@@ -86,19 +86,12 @@ def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = 
             number.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a name ending in .safetensors, got {path.suffix!r}")
+    check_ending(path)
     if model.categories != len(info.categories):
         raise ValueError(
             f"{path}: expected the names of {model.categories} categories, "
             f"got {len(info.categories)}"
         )
-    tensors = {}
-    for key, tensor in model.state_dict().items():
-        dtype = torch.float16 if half and tensor.ndim > 1 else torch.float32
-        tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
-        if not bool(tensors[key].isfinite().all()):
-            raise ValueError(f"{path}, {key}: expected finite {dtype} weights, got others")
     about = {
         "preset": info.preset,
         "names": info.categories.names,
@@ -106,15 +99,8 @@ def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = 
         "data": info.data,
         "licence": info.licence,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        metadata = {_METADATA_KEY: json.dumps(about, sort_keys=True)}
-        # save_file would make the file readable for its owner only
-        temporary.write_bytes(save(tensors, metadata=metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata = {_METADATA_KEY: json.dumps(about, sort_keys=True)}
+    write_safetensors(path, model.state_dict(), metadata, half_from=2 if half else None)
 
 
 def find_detector(weights: str | Path) -> tuple[Path, str]:
@@ -157,7 +143,7 @@ def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, De
     batch norms may lack their statistics, and what no detector needs is left over.
 
     Args:
-        path: .pth, .pt or .pkl; see `refiner.published.read_published`.
+        path: .pth, .pt or .pkl; see `bpr._published_weights.read_published`.
         preset: a name of `PRESETS`; otherwise the first that fits the tensors. Those that fit
             the same tensors differ in training and in the sizes of images.
 
@@ -173,7 +159,7 @@ def import_detector(path: Path, preset: str | None = None) -> tuple[Detector, De
     if layout is None:
         raise ValueError(
             f"{path}: expected a detector of detectron2, mmdetection or torchvision, "
-            f"got {_first(list(published.tensors))}"
+            f"got {first_names(list(published.tensors))}"
         )
     sha256 = file_sha256(path)
     name = preset or _find_preset(path, published, layout, sha256)
@@ -246,23 +232,11 @@ def _fill(path: Path, preset: str, model: Detector, converted: Converted) -> tup
     unexpected = [*converted.unknown, *(key for key in given if key not in wanted)]
     if missing or unexpected:
         raise OtherTensors(path, preset, missing, unexpected)
-    _check(path, given, wanted)
+    check_tensors(path, given, _shapes(wanted))
     model.load_state_dict(
         {key: tensor.float().contiguous() for key, tensor in given.items()}, assign=True
     )
     return tuple(absent)
-
-
-def _check(path: Path, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """ValueError unless the tensors are finite and have the shapes of those wanted."""
-    for key, tensor in given.items():
-        if tensor.shape != wanted[key].shape:
-            raise ValueError(
-                f"{path}, {key}: expected shape {tuple(wanted[key].shape)}, "
-                f"got {tuple(tensor.shape)}"
-            )
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}, {key}: expected finite floating-point numbers, got others")
 
 
 def _read_own(path: Path) -> tuple[Detector, DetectorInfo]:
@@ -278,7 +252,7 @@ def _read_own(path: Path) -> tuple[Detector, DetectorInfo]:
     unexpected = [key for key in tensors if key not in wanted]
     if missing or unexpected:
         raise OtherTensors(path, info.preset, missing, unexpected)
-    _check(path, tensors, wanted)
+    check_tensors(path, tensors, _shapes(wanted))
     model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     return model.eval(), info
 
@@ -293,8 +267,5 @@ def _parse_info(path: Path, text: str) -> DetectorInfo:
         raise ValueError(f"{path}, metadata: expected a detector's, got {reason}") from error
 
 
-def _first(keys: list[str]) -> str:
-    if not keys:
-        return "none"
-    rest = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + rest
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.presets import PRESETS, Preset
+from bpr.detector.presets import PRESETS, Preset
 
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 

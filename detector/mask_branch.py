@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
-from detector.backbone import make_norm
-from detector.mask_targets import Positives, mask_targets
-from detector.pooling import PyramidPool, indexed
-from detector.presets import Preset
+from bpr.detector.backbone import make_norm
+from bpr.detector.mask_targets import Positives, mask_targets
+from bpr.detector.pooling import PyramidPool, indexed
+from bpr.detector.presets import Preset
 
 BATCH = 32
 """Masks drawn together in inference: memory does not grow beyond that."""

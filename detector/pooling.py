@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from detector.presets import Library
+from bpr.detector.presets import Library
 
 LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Names of the levels that boxes are cut from, P2 to P5, and pixels of a position."""

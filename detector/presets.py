@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from detector.schedule import Schedule
+from bpr.detector.schedule import Schedule
 
 TIMM = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 """Backbones that torchvision lacks: our name -> timm's."""

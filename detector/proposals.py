@@ -8,10 +8,10 @@ from torch.nn import functional
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detector.anchors import ASPECT_RATIOS, PyramidAnchors
-from detector.box_coder import ClampedBoxCoder
-from detector.matching import ClaimingMatcher
-from detector.presets import Preset
+from bpr.detector.anchors import ASPECT_RATIOS, PyramidAnchors
+from bpr.detector.box_coder import ClampedBoxCoder
+from bpr.detector.claiming import ClaimingMatcher
+from bpr.detector.presets import Preset
 
 _KEPT = 1000  # by level before NMS, and of an image after it
 _MIN_SIDE = 1e-3  # of torchvision's proposals

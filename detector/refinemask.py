@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from detector.boundary_band import TRAIN_WIDTH, boundary_band, merge, upsample
-from detector.mask_branch import (
+from bpr.detector.boundary_band import TRAIN_WIDTH, boundary_band, merge, upsample
+from bpr.detector.mask_branch import (
     MaskBranch,
     at_label,
     init_convolution,
     mask_loss,
 )
-from detector.mask_targets import Positives, mask_targets
-from detector.pooling import LEVELS, PyramidPool
-from detector.presets import Preset
+from bpr.detector.mask_targets import Positives, mask_targets
+from bpr.detector.pooling import LEVELS, PyramidPool
+from bpr.detector.presets import Preset
 
 SIDES = (14, 28, 56, 112)
 """Of the mask that each stage draws, and the last one."""

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from detector.presets import Library
+from bpr.detector.presets import Library
 
 Size = tuple[int, int]
 

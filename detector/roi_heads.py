@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
-from detector.bmask import BMaskBranch
-from detector.box_stage import IOUS, POOLED, WEIGHTS, BoxStage, box_losses
-from detector.mask_branch import FcnBranch, MaskBranch
-from detector.mask_targets import Positives
-from detector.matching import ClaimingMatcher
-from detector.pooling import PyramidPool, indexed
-from detector.presets import Preset
-from detector.refinemask import RefineMaskBranch
-from detector.simple_refinemask import SimpleRefineMaskBranch
+from bpr.detector.bmask import BMaskBranch
+from bpr.detector.box_stage import IOUS, POOLED, WEIGHTS, BoxStage, box_losses
+from bpr.detector.claiming import ClaimingMatcher
+from bpr.detector.mask_branch import FcnBranch, MaskBranch
+from bpr.detector.mask_targets import Positives
+from bpr.detector.pooling import PyramidPool, indexed
+from bpr.detector.presets import Preset
+from bpr.detector.refinemask import RefineMaskBranch
+from bpr.detector.simple_refinemask import SimpleRefineMaskBranch
 
 Size = tuple[int, int]
 

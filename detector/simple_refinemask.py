@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detector.boundary_band import upsample
-from detector.mask_branch import (
+from bpr.detector.boundary_band import upsample
+from bpr.detector.mask_branch import (
     MaskBranch,
     at_label,
     init_convolution,
 )
-from detector.mask_targets import Positives, mask_targets
-from detector.pooling import LEVELS, PyramidPool
-from detector.presets import Preset
-from detector.refinemask import (
+from bpr.detector.mask_targets import Positives, mask_targets
+from bpr.detector.pooling import LEVELS, PyramidPool
+from bpr.detector.presets import Preset
+from bpr.detector.refinemask import (
     SIDES,
     Convolution,
     MultiBranchFusion,

@@ -13,10 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detector.schedule import Schedule
-from refiner.processes import ALONE, Process
-from refiner.training_checkpoint import load_checkpoint, save_checkpoint
-from refiner.training_log import append_row, forget_rows_after
+from bpr._training_run import (
+    ALONE,
+    Process,
+    append_row,
+    forget_rows_after,
+    load_checkpoint,
+    save_checkpoint,
+)
+from bpr.detector.schedule import Schedule
 
 Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
 """Images (3, H, W) uint8 RGB; targets with boxes (N, 4), labels (N,) 1..K, masks (N, H, W), and

@@ -7,9 +7,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import clip_boxes_to_image
 
-from detector.detections import Detections
-from detector.presets import Preset
-from detector.resizing import resize_image, resized_size
+from bpr.detector.detections import Detections
+from bpr.detector.presets import Preset
+from bpr.detector.resizing import resize_image, resized_size
 
 Size = tuple[int, int]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detector.build import Detector
-from detector.detections import Detections
+from bpr.detector.build import Detector
+from bpr.detector.detections import Detections
 
 
 @dataclass(frozen=True, eq=False)

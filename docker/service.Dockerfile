@@ -32,7 +32,7 @@ ARG UV_TORCH_BACKEND=cpu
 RUN --mount=type=cache,target=/root/.cache/uv \
     sed '/^ /d; s/ *\\$//' requirements/serve.txt > versions.txt \
     && uv pip install --compile-bytecode --requirement versions.txt
-COPY pyproject.toml README.md LICENSE bpr.py ./
+COPY pyproject.toml README.md LICENSE bpr/__init__.py ./
 COPY detector detector
 COPY refiner refiner
 COPY training training
@@ -45,7 +45,7 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 FROM builder AS cuda-packages
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --compile-bytecode --require-hashes --requirement requirements/serve.txt
-COPY pyproject.toml README.md LICENSE bpr.py ./
+COPY pyproject.toml README.md LICENSE bpr/__init__.py ./
 COPY detector detector
 COPY refiner refiner
 COPY training training
@@ -77,5 +77,5 @@ USER 10001:10001
 FROM service AS cpu
 COPY --from=cpu-packages /opt/venv /opt/venv
 # converted once, here: the root may be read-only, and a start takes a second
-RUN python -c "from refiner.predictor import load_predictor; load_predictor(device='cpu', backend='openvino')"
+RUN python -c "from bpr.refiner.predictor import load_predictor; load_predictor(device='cpu', backend='openvino')"
 USER 10001:10001

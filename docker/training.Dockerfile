@@ -28,7 +28,7 @@ RUN python3 -m venv /opt/venv \
 COPY requirements/cluster.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --compile-bytecode --require-hashes --requirement requirements/cluster.txt
-COPY pyproject.toml README.md LICENSE bpr.py ./
+COPY pyproject.toml README.md LICENSE bpr/__init__.py ./
 COPY detector detector
 COPY refiner refiner
 COPY training training

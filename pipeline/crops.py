@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
-from pipeline.settings import PatchSettings
+from bpr.pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
+from bpr.pipeline.settings import PatchSettings
 
 
 def crop_patches(

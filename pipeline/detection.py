@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from detector.build import Detector, set_inference
-from detector.checkpoints import DetectorInfo, find_detector, load_detector
-from detector.detections import Detections
-from detector.views import detect_views
-from pipeline.instance import Instance, Mask, Prediction, UInt8Array
-from refiner.hashing import file_sha256
+from bpr._weight_files import file_sha256
+from bpr.detector.build import Detector, set_inference
+from bpr.detector.checkpoints import DetectorInfo, find_detector, load_detector
+from bpr.detector.detections import Detections
+from bpr.detector.views import detect_views
+from bpr.pipeline.instance import Instance, Mask, Prediction, UInt8Array
 
 _MAX_SCALE = 4096  # of a shorter side; a network needs some kB for each pixel
 
@@ -34,7 +34,7 @@ class InstanceDetector:
     """Finds instances in images; their masks are windows, made one at a time.
 
     Args:
-        weights: see `detector.checkpoints.load_detector`.
+        weights: see `bpr.detector.checkpoints.load_detector`.
         device: auto, cpu or cuda.
         settings: what is given out.
 

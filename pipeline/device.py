@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.instance import Box, Int64Array, Mask, UInt8Array
-from pipeline.refine import Answer, Plan
-from refiner.device_network import DeviceNetwork
-from refiner.device_patches import PatchTable, cut_patches, put_back
+from bpr.pipeline.instance import Box, Int64Array, Mask, UInt8Array
+from bpr.pipeline.refine import Answer, Plan
+from bpr.refiner.device_network import DeviceNetwork
+from bpr.refiner.device_patches import PatchTable, cut_patches, put_back
 
 MAX_COMING_BACK = 2  # images whose masks may be on their way while the next ones are computed
 

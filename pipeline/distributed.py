@@ -21,13 +21,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
 import ray
 from ray import exceptions
 
-from pipeline.batch.engine import Outcome, ReadImage, Tell, read_image, write_image
-from pipeline.batch.job import Job
-from pipeline.batch.journal import AnyJournal
-from pipeline.extraction.shard import Shard, ShardResult, extract_shard, try_image
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import Answer, Plan, predict
-from pipeline.settings import PatchSettings
+from bpr.pipeline.batch.engine import Outcome, ReadImage, Tell, read_image, write_image
+from bpr.pipeline.batch.job import Job
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.extraction.shard import Shard, ShardResult, extract_shard, try_image
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import Answer, Plan, predict
+from bpr.pipeline.settings import PatchSettings
 
 RETRIES = 2  # of a task whose process or machine died
 BYTES_PER_IMAGE = 64_000_000  # 2048 x 1024 RGB with masks, and logits of 565 patches of 128 px
@@ -120,7 +120,7 @@ class Cluster:
         return int(_resource("object_store_memory"))
 
     def extract(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
-        """Have shards done by tasks; an engine of `pipeline.extraction.run.extract`.
+        """Have shards done by tasks; an engine of `bpr.pipeline.extraction.extract.extract`.
 
         An image that ends its process is found by trying each alone, and left out.
         """
@@ -157,7 +157,7 @@ class Cluster:
 
 
 class RefiningCluster:
-    """Refines the images of a job; an engine of `pipeline.batch.run.run_batch`.
+    """Refines the images of a job; an engine of `bpr.pipeline.batch.run_batch.run_batch`.
 
     An image is a task that reads it and chooses its patches, a call of an actor that holds the
     network, and a task that reassembles and writes. Between them an image and its masks (bitmaps

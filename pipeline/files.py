@@ -1,7 +1,7 @@
 """Files that are either there as a whole or not at all, on a disk or in an object store.
 
 A path of an object store is a `upath.UPath`, which has the methods of `pathlib.Path` but is none;
-`scripts.options.parse_path` makes them. Only what has no common method is told apart here.
+`bpr.scripts.options.parse_path` makes them. Only what has no common method is told apart here.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, Size, UInt8Array, grow
-from pipeline.settings import PatchSettings
+from bpr.pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, Size, UInt8Array, grow
+from bpr.pipeline.settings import PatchSettings
 
 AUTO_PATCH_SHARE = 0.16  # of the object's long side; LOG.md, 2026-11-21
 AUTO_PATCH_SIZES = (24, 384)  # pixels, least and most

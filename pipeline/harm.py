@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.instance import Mask, differing_pixels
-from pipeline.metrics import outline
+from bpr.pipeline.instance import Mask, differing_pixels
+from bpr.pipeline.metrics import outline
 
 # An accurate mask that is refined moves by about half a pixel, because a network sees the outline
 # no finer; the errors of mask heads and of quick polygons are larger, the more so the larger the

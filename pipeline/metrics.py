@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 
-from pipeline.instance import BoolArray, Mask
+from bpr.pipeline.instance import BoolArray, Mask
 
 
 def boundary_iou(

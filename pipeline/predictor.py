@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.instance import Float32Array, UInt8Array
+from bpr.pipeline.instance import Float32Array, UInt8Array
 
 
 class MaskPredictor(Protocol):

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.crops import crop_patches, patch_probabilities
-from pipeline.geometry import reassemble, select_patches
-from pipeline.harm import without_harm
-from pipeline.instance import Float32Array, Int64Array, Mask, Prediction, UInt8Array
-from pipeline.predictor import MaskPredictor
-from pipeline.settings import PatchSettings
-from refiner.predictor import LoadedPredictor
+from bpr.pipeline.crops import crop_patches, patch_probabilities
+from bpr.pipeline.geometry import reassemble, select_patches
+from bpr.pipeline.harm import without_harm
+from bpr.pipeline.instance import Float32Array, Int64Array, Mask, Prediction, UInt8Array
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import LoadedPredictor
 
 DEFAULT_BATCH_SIZE = 32  # patches; larger ones gain nothing on a CPU
 MAX_WAITING_IMAGES = 16
@@ -117,7 +117,7 @@ def predict(
     in batches of the size that suits it.
     """
     if isinstance(predictor, LoadedPredictor) and predictor.on_device is not None:
-        from pipeline.device import predict_on_device  # needs torch
+        from bpr.pipeline.device import predict_on_device  # needs torch
 
         yield from predict_on_device(plans, predictor.on_device, MAX_WAITING_IMAGES)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -11,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from refiner.hashing import file_sha256
-from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
-from refiner.network import PatchNetwork
-from refiner.published import read_published
-from refiner.weight_files import find_weights
+from bpr._published_weights import read_published
+from bpr._weight_files import (
+    OtherTensors,
+    check_ending,
+    check_tensors,
+    file_sha256,
+    find_weights,
+    first_names,
+    read_safetensors,
+    write_safetensors,
+)
+from bpr.refiner.model_config import DEFAULT_WEIGHTS, SHIPPED, WEIGHT_ENDINGS, ModelConfig
+from bpr.refiner.network import PatchNetwork
 
 _METADATA_KEY = "bpr"
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it
@@ -71,30 +76,16 @@ def save_model(path: Path, network: PatchNetwork, config: ModelConfig, half: boo
             number (of float16 where `half`).
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a name ending in .safetensors, got {path.suffix!r}")
+    check_ending(path)
     if network.architecture != config.architecture:
         raise ValueError(
             f"{path}: expected a configuration of {network.architecture}, got {config.architecture}"
         )
-    tensors = {}
-    for key, tensor in network.state_dict().items():
-        if key.endswith(_COUNTER):
-            continue
-        is_convolution = tensor.ndim == 4
-        dtype = torch.float16 if half and is_convolution else torch.float32
-        tensors[key] = tensor.detach().to("cpu", dtype).contiguous()
-        if not bool(tensors[key].isfinite().all()):
-            raise ValueError(f"{path}, {key}: expected finite {dtype} weights, got others")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        metadata = {_METADATA_KEY: json.dumps(asdict(config), sort_keys=True)}
-        # save_file would make the file readable for its owner only
-        temporary.write_bytes(save(tensors, metadata=metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tensors = {
+        key: tensor for key, tensor in network.state_dict().items() if not key.endswith(_COUNTER)
+    }
+    metadata = {_METADATA_KEY: json.dumps(asdict(config), sort_keys=True)}
+    write_safetensors(path, tensors, metadata, half_from=4 if half else None)
 
 
 def load_model(weights: str | Path = DEFAULT_WEIGHTS) -> LoadedModel:
@@ -107,7 +98,7 @@ def load_model(weights: str | Path = DEFAULT_WEIGHTS) -> LoadedModel:
     Raises:
         ValueError: there is no such name or file, or the file is not what it should be.
     """
-    path, name = find_weights(weights)
+    path, name = find_weights(weights, SHIPPED, WEIGHT_ENDINGS)
     if path.suffix == ".safetensors":
         network, config = _read_own(path)
     else:
@@ -150,20 +141,6 @@ def convert_weights(source: Path, out: Path) -> ImportReport:
     network, config, num_tensors = _import_mmseg(Path(source))
     save_model(out, network, config, half=False)
     return ImportReport(Path(source), Path(out), config.architecture, num_tensors, config)
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file.
-
-    Raises:
-        ValueError: the file is damaged, or no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return file.metadata() or {}, tensors
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a complete safetensors file, got {error}") from error
 
 
 def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
@@ -224,26 +201,9 @@ def _check(
     missing = [key for key in shapes if key not in tensors and not key.endswith(_COUNTER)]
     unexpected = [key for key in tensors if key not in shapes]
     if missing or unexpected:
-        raise ValueError(
-            f"{path}: expected the tensors of {architecture}, got "
-            f"missing {_first(missing)}; unexpected {_first(unexpected)}"
-        )
-    for key, tensor in tensors.items():
-        if tensor.shape != shapes[key]:
-            raise ValueError(
-                f"{path}, {key}: expected shape {tuple(shapes[key])}, got {tuple(tensor.shape)}"
-            )
-        if key.endswith(_COUNTER):
-            continue
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
-            raise ValueError(f"{path}, {key}: expected finite floating-point numbers, got others")
-
-
-def _first(keys: list[str], count: int = 3) -> str:
-    if not keys:
-        return "none"
-    rest = f" and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + rest
+        raise OtherTensors(path, architecture, missing, unexpected)
+    weights = {key: value for key, value in tensors.items() if not key.endswith(_COUNTER)}
+    check_tensors(path, weights, shapes)
 
 
 def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
@@ -251,7 +211,7 @@ def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
     if _WIDTH_KEY not in tensors:
         raise ValueError(
             f"{path}: expected a checkpoint of the published refinement networks, "
-            f"got no {_WIDTH_KEY} but {_first(list(tensors))}"
+            f"got no {_WIDTH_KEY} but {first_names(list(tensors))}"
         )
     width = tensors[_WIDTH_KEY].shape[0] if tensors[_WIDTH_KEY].ndim else 0
     if width not in _WIDTHS:

@@ -7,9 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from refiner.network import MEAN, STD, upsample
-from refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
-from refiner.torch_predictor import as_tensor, exact_convolutions, fold_batch_norms
+from bpr.refiner.network import MEAN, STD, upsample
+from bpr.refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
+from bpr.refiner.torch_predictor import as_tensor, exact_convolutions, fold_batch_norms
 
 CUDA_BATCH_PIXELS = 512 * 64 * 64  # of the patches in one batch on a GPU
 CPU_BATCH_PIXELS = 8 * 64 * 64

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from refiner.checkpoints import LoadedModel
-from refiner.network import object_logits
-from refiner.openvino_model import convert
-from refiner.openvino_predictor import import_openvino
-from refiner.torch_predictor import fold_batch_norms
+from bpr.refiner.checkpoints import LoadedModel
+from bpr.refiner.network import object_logits
+from bpr.refiner.openvino_model import convert
+from bpr.refiner.openvino_predictor import import_openvino
+from bpr.refiner.torch_predictor import fold_batch_norms
 
 OPSET = 17
 INPUT, OUTPUT = "patches", "logits"

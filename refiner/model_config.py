@@ -6,6 +6,7 @@ No torch in here: a program that only runs a converted network starts without it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 ARCHITECTURES = {
     "hrnet18xs": "hrnet_w18_small",
@@ -16,6 +17,12 @@ ARCHITECTURES = {
 
 STRIDE = 32
 """Patches must be a multiple of this many pixels wide: the lowest branch sees 1/32."""
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Folder of the weights in the package."""
+
+WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt")
+"""Of files that `load_model` reads."""
 
 DEFAULT_WEIGHTS = "hrnet18s"
 """Name of the shipped weights used where the caller names none."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refiner.model_config import ARCHITECTURES
+from bpr.refiner.model_config import ARCHITECTURES
 
 # R, G, B of ImageNet on a 0..255 scale; the coarse mask 0/1 becomes -1/+1
 MEAN = (123.675, 116.28, 103.53, 0.5)

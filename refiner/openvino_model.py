@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from refiner.hashing import file_sha256
-from refiner.model_config import ModelConfig
-from refiner.openvino_predictor import import_openvino, openvino_core
-from refiner.weight_files import find_weights
+from bpr._weight_files import file_sha256, find_weights
+from bpr.refiner.model_config import SHIPPED, WEIGHT_ENDINGS, ModelConfig
+from bpr.refiner.openvino_predictor import import_openvino, openvino_core
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,9 +50,9 @@ def load_converted(weights: str | Path) -> ConvertedModel:
     done without.
 
     Raises:
-        ValueError: as for `refiner.checkpoints.load_model`.
+        ValueError: as for `bpr.refiner.checkpoints.load_model`.
     """
-    path, name = find_weights(weights)
+    path, name = find_weights(weights, SHIPPED, WEIGHT_ENDINGS)
     sha256 = file_sha256(path)
     folder = _cache() / f"{sha256[:32]}-{_makers()[:16]}"
     # whatever is wrong with a cached model, the weights are still there
@@ -62,7 +61,7 @@ def load_converted(weights: str | Path) -> ConvertedModel:
         model = openvino_core().read_model(folder / _MODEL)
         return ConvertedModel(model, config, sha256, name)
 
-    from refiner.checkpoints import load_model
+    from bpr.refiner.checkpoints import load_model
 
     loaded = load_model(path)
     model = convert(loaded.network, loaded.config.input_size)
@@ -85,8 +84,8 @@ def convert(network: nn.Module, input_size: int) -> Any:
     """
     import torch
 
-    from refiner.network import object_logits
-    from refiner.torch_predictor import fold_batch_norms
+    from bpr.refiner.network import object_logits
+    from bpr.refiner.torch_predictor import fold_batch_norms
 
     # Tracing a function over folded, constant weights takes 0.1 s and converting it 0.5 s;
     # handing the module to the converter takes 8 s.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
+from bpr.refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
 
 CHUNK_PIXELS = 16 * 64 * 64  # of the patches that one thread takes at once
 
@@ -29,7 +29,7 @@ class OpenVINOPredictor:
     May be called from several threads; calls wait for each other.
 
     Args:
-        model: from `refiner.openvino_model`.
+        model: from `bpr.refiner.openvino_model`.
         input_size: side S of the patches in pixels, a multiple of 32.
         num_threads: of the CPU, > 0.
         bfloat16: compute in it instead of float32: twice as fast where the CPU has it

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from refiner.model_config import DEFAULT_WEIGHTS, STRIDE, ModelConfig
+from bpr.refiner.model_config import DEFAULT_WEIGHTS, STRIDE, ModelConfig
 
 if TYPE_CHECKING:
-    from refiner.device_network import DeviceNetwork
+    from bpr.refiner.device_network import DeviceNetwork
 
 PatchBatch = npt.NDArray[np.uint8]
 """(N, S, S, 4): R, G, B in 0..255 and the coarse mask as 0 or 1."""
@@ -64,7 +64,7 @@ def load_predictor(
     """Make a predictor from weights.
 
     Args:
-        weights: see `refiner.checkpoints.load_model`.
+        weights: see `bpr.refiner.checkpoints.load_model`.
         device: auto (a GPU where there is one), cpu or cuda.
         backend: one of BACKENDS. auto is torch-bf16 on a GPU; openvino on a CPU where it is
             installed, in bfloat16 where the CPU computes in it (twice as fast; of 10,000 mask
@@ -79,8 +79,8 @@ def load_predictor(
     backend = _choose_backend(backend, device, exact)
     if backend.startswith("torch"):
         return _load_torch(weights, device, backend, exact)
-    from refiner.openvino_model import load_converted
-    from refiner.openvino_predictor import OpenVINOPredictor
+    from bpr.refiner.openvino_model import load_converted
+    from bpr.refiner.openvino_predictor import OpenVINOPredictor
 
     converted = load_converted(weights)
     predict = OpenVINOPredictor(
@@ -100,9 +100,9 @@ def load_predictor(
 
 
 def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> LoadedPredictor:
-    from refiner.checkpoints import load_model
-    from refiner.device_network import DeviceNetwork
-    from refiner.torch_predictor import TorchPredictor
+    from bpr.refiner.checkpoints import load_model
+    from bpr.refiner.device_network import DeviceNetwork
+    from bpr.refiner.torch_predictor import TorchPredictor
 
     model = load_model(weights)
     about = (model.config, model.sha256, model.name, backend)
@@ -172,7 +172,7 @@ def _choose_backend(backend: str, device: str, exact: bool) -> str:
     if backend == "auto":
         if not is_installed:
             return "torch"
-        from refiner.openvino_predictor import has_bfloat16
+        from bpr.refiner.openvino_predictor import has_bfloat16
 
         return "openvino-bf16" if not exact and has_bfloat16() else "openvino"
     if not is_installed:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from refiner.network import object_logits
-from refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
+from bpr.refiner.network import object_logits
+from bpr.refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
 
 
 class TorchPredictor:

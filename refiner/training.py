@@ -14,11 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from refiner.network import PatchNetwork, normalise, upsample
-from refiner.processes import ALONE, Process
-from refiner.recipes import Recipe
-from refiner.training_checkpoint import load_checkpoint, save_checkpoint
-from refiner.training_log import append_row, forget_rows_after
+from bpr._training_run import (
+    ALONE,
+    Process,
+    append_row,
+    forget_rows_after,
+    load_checkpoint,
+    save_checkpoint,
+)
+from bpr.refiner.network import PatchNetwork, normalise, upsample
+from bpr.refiner.recipes import Recipe
 
 IGNORE = 255  # target value without a loss
 LOG_FIELDS = ("step", "loss", "pixel_accuracy", "coarse_accuracy", "learning_rate", "patches_per_s")

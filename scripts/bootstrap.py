@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
             print("On Debian and Ubuntu: apt install python3-venv", file=sys.stderr)
         return 1
     if words[0] == "demo":
-        return subprocess.call([PYTHON, "-m", "scripts.main", "demo", *words[1:]], cwd=ROOT)
+        return subprocess.call([PYTHON, "-m", "bpr", "demo", *words[1:]], cwd=ROOT)
     return test(words[1:])
 
 

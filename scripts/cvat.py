@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_atomically
-from pipeline.formats.polygons import MAX_TOLERANCE
-from scripts.main import INPUT_FAILED
-from scripts.options import parse_path, print_some
-from scripts.progress import ProgressLine
-from scripts.refine import add_refine_options
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.formats.polygons import MAX_TOLERANCE
+from bpr.scripts.main import INPUT_FAILED
+from bpr.scripts.options import parse_path, print_some
+from bpr.scripts.progress import ProgressLine
+from bpr.scripts.refine import add_refine_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, entity: Any) -> int:
-    from pipeline import cvat
-    from pipeline.refiner import load_refiner
+    from bpr.pipeline.adapters import cvat
+    from bpr.pipeline.adapters.refiner import load_refiner
 
     if arguments.restore:
         cvat.restore(entity, arguments.backup.read_bytes())

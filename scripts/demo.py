@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.demo_scenes import DemoScene, load_demo_scenes
-from pipeline.drawing import draw_closeups, draw_comparison
-from pipeline.files import write_atomically
-from pipeline.images import encode_mask, encode_png
-from pipeline.instance import Instance, Prediction
-from pipeline.metrics import boundary_f, boundary_iou
-from pipeline.refine import Answer, merge, plan, predict
-from refiner.predictor import load_predictor
-from scripts.options import patch_settings
-from scripts.progress import ProgressLine
-from scripts.refine import add_refine_options, batch_size
+from bpr.pipeline.demo.drawing import draw_closeups, draw_comparison
+from bpr.pipeline.demo.scenes import DemoScene, load_demo_scenes
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.formats.images import encode_mask, encode_png
+from bpr.pipeline.instance import Instance, Prediction
+from bpr.pipeline.metrics import boundary_f, boundary_iou
+from bpr.pipeline.refine import Answer, merge, plan, predict
+from bpr.refiner.predictor import load_predictor
+from bpr.scripts.options import patch_settings
+from bpr.scripts.progress import ProgressLine
+from bpr.scripts.refine import add_refine_options, batch_size
 
 COLUMNS = ("Boundary IoU %", "F at 1 px %", "F at 3 px %")
 

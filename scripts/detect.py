@@ -12,19 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch.detect import Refinement, detect_images
-from pipeline.batch.detect_coco_job import DetectCocoJob
-from pipeline.batch.detect_folder_job import DetectFolderJob
-from pipeline.batch.job import ImageJob
-from pipeline.batch.run import Progress, Tally, run_images
-from pipeline.detection import DetectionSettings, InstanceDetector
-from pipeline.settings import PatchSettings
-from pipeline.version import VERSION
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import load_predictor
-from scripts.options import parse_path
-from scripts.outcome import conclude
-from scripts.progress import ProgressLine
+from bpr import __version__
+from bpr.pipeline.batch.detect import Refinement, detect_images
+from bpr.pipeline.batch.detect_coco_job import DetectCocoJob
+from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
+from bpr.pipeline.batch.job import ImageJob
+from bpr.pipeline.batch.run_batch import Progress, Tally, run_images
+from bpr.pipeline.detection import DetectionSettings, InstanceDetector
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import load_predictor
+from bpr.scripts.options import parse_path
+from bpr.scripts.outcome import conclude
+from bpr.scripts.progress import ProgressLine
 
 DETECTED = Tally("detected", ("instances",))
 REFINED = Tally("detected", ("instances", "patches", "changed_pixels"))
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     refinement, refined_by = _refinement(arguments)
     header = {
         "source": str(job.source.resolve()),
-        "bpr": VERSION,
+        "bpr": __version__,
         "weights": detector.name,
         "weights_sha256": detector.weights_sha256,
         "settings": asdict(settings),

@@ -1,6 +1,6 @@
 """Draw the pictures of docs/how-it-works.md, from the code that they explain.
 
-python -m scripts.draw_docs
+python -m bpr.scripts.draw_docs
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.crops import crop_patches, patch_probabilities
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.drawing import draw_closeups
-from pipeline.files import write_atomically
-from pipeline.geometry import reassemble, select_patches
-from pipeline.images import encode_png
-from pipeline.instance import BoolArray, Box, Float32Array, UInt8Array, grow
-from pipeline.settings import PatchSettings
-from refiner.predictor import load_predictor
+from bpr.pipeline.crops import crop_patches, patch_probabilities
+from bpr.pipeline.demo.drawing import draw_closeups
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.geometry import reassemble, select_patches
+from bpr.pipeline.instance import BoolArray, Box, Float32Array, UInt8Array, grow
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import load_predictor
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs/pictures"
 SCENE, OBJECT = "coffee", 0

@@ -11,27 +11,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.comparison import is_found
-from pipeline.evaluation.extra import check_extra
-from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.inputs import EvaluationSettings, Inputs
-from pipeline.evaluation.matching import MatchSettings
-from pipeline.evaluation.page import render_page
-from pipeline.evaluation.predictions import Predictions, open_predictions
-from pipeline.evaluation.report import build_report
-from pipeline.evaluation.result import Evaluation
-from pipeline.evaluation.run import evaluate
-from pipeline.evaluation.tables import all_tables, render, worst_table
-from pipeline.evaluation.truths import open_ground_truth
-from pipeline.files import write_atomically
-from pipeline.formats import coco
-from pipeline.rivals import GrabCut, GuidedFilter, Method
-from pipeline.settings import PatchSettings
-from scripts.main import INPUT_FAILED
-from scripts.options import add_network_options, add_prediction, patch_settings, print_some
-from scripts.progress import ProgressLine
+from bpr._extras import check_extra
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.ground_truth import GroundTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
+from bpr.pipeline.datasets.predictions import Predictions, open_predictions
+from bpr.pipeline.evaluation.comparison import is_found
+from bpr.pipeline.evaluation.evaluate import evaluate
+from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.evaluation.page import render_page
+from bpr.pipeline.evaluation.report import build_report
+from bpr.pipeline.evaluation.result import Evaluation
+from bpr.pipeline.evaluation.rivals import GrabCut, GuidedFilter, Method
+from bpr.pipeline.evaluation.tables import all_tables, render, worst_table
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.formats import coco
+from bpr.pipeline.settings import PatchSettings
+from bpr.scripts.main import INPUT_FAILED
+from bpr.scripts.options import add_network_options, add_prediction, patch_settings, print_some
+from bpr.scripts.progress import ProgressLine
 
 RIVALS: dict[str, type[GrabCut] | type[GuidedFilter]] = {
     "grabcut": GrabCut,
@@ -208,7 +208,7 @@ def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str
             about[name] = vars(methods[name])
             continue
         # torch takes seconds to import: only where a network is asked for
-        from pipeline.evaluation.network import load_network
+        from bpr.pipeline.evaluation.network import load_network
 
         network = load_network(
             wanted,

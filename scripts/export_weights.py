@@ -9,11 +9,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from pipeline.files import is_local, write_atomically
-from pipeline.version import VERSION
-from refiner.checkpoints import load_model
-from refiner.export import INPUT, OUTPUT, export_onnx, export_openvino
-from scripts.options import parse_path
+from bpr import __version__
+from bpr.pipeline.files import is_local, write_atomically
+from bpr.refiner.checkpoints import load_model
+from bpr.refiner.export import INPUT, OUTPUT, export_onnx, export_openvino
+from bpr.scripts.options import parse_path
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out.suffix != suffix:
         raise ValueError(f"{out}: expected a name that ends with {suffix} for {arguments.format}")
     model = load_model(arguments.weights)
-    version = f"bpr {VERSION}"
+    version = f"bpr {__version__}"
     if arguments.format == "onnx":
         write_atomically(out, export_onnx(model, version))
     else:

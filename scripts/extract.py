@@ -8,22 +8,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.predictions import Predictions, open_predictions
-from pipeline.evaluation.truths import open_ground_truth
-from pipeline.extraction.run import Engine, Extraction, Progress, extract, one_after_another
-from pipeline.extraction.settings import (
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.ground_truth import GroundTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
+from bpr.pipeline.datasets.predictions import Predictions, open_predictions
+from bpr.pipeline.extraction.extract import Engine, Extraction, Progress, extract, one_after_another
+from bpr.pipeline.extraction.settings import (
     FOLDERS,
     SHARDS,
     TRAIN_MIN_IOU,
     ExtractionSettings,
 )
-from pipeline.extraction.source import Source
-from pipeline.formats import coco
-from scripts.main import INPUT_FAILED
-from scripts.options import (
+from bpr.pipeline.extraction.source import Source
+from bpr.pipeline.formats import coco
+from bpr.scripts.main import INPUT_FAILED
+from bpr.scripts.options import (
     add_cluster_options,
     add_patch_options,
     asks_for_cluster,
@@ -32,7 +32,7 @@ from scripts.options import (
     patch_settings,
     print_some,
 )
-from scripts.progress import ProgressLine, per_second
+from bpr.scripts.progress import ProgressLine, per_second
 
 REFERENCE_PATCH_SIZE = 64  # pixels
 NMS_IOU = 0.25  # the reference's, for training

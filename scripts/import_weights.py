@@ -9,10 +9,11 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from detector.layouts import find_layout
-from detector.presets import PRESETS
-from refiner.checkpoints import convert_weights
-from refiner.published import read_published
+from bpr._published_weights import read_published
+from bpr._weight_files import OtherTensors
+from bpr.detector.layouts import find_layout
+from bpr.detector.presets import PRESETS
+from bpr.refiner.checkpoints import convert_weights
 
 SHOWN = 8  # tensors or names of each kind; --list prints all
 
@@ -74,7 +75,7 @@ def _import_detector(arguments: argparse.Namespace) -> int:
             f"{arguments.source}: expected torchvision to be installed for a detector, found no "
             "such module; pip install 'bpr[detect]'"
         )
-    from detector.checkpoints import OtherTensors, convert_detector
+    from bpr.detector.checkpoints import convert_detector
 
     try:
         report = convert_detector(arguments.source, arguments.out, arguments.preset)

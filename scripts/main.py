@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.version import VERSION
+from bpr import __version__
 
 COMMANDS = {
     "demo": "refine coarse masks on photographs that come along, and draw what changed",
@@ -79,7 +79,7 @@ def _run(argv: list[str]) -> int:
         description="Sharpens the boundaries of instance masks after the fact.",
         epilog="Start with: bpr demo. Every command explains itself: bpr COMMAND --help.",
     )
-    parser.add_argument("--version", action="version", version=f"bpr {VERSION}")
+    parser.add_argument("--version", action="version", version=f"bpr {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     loaded: dict[str, Command] = {}
     for name, summary in COMMANDS.items():
@@ -87,7 +87,7 @@ def _run(argv: list[str]) -> int:
         if name not in argv[:1]:
             commands.add_parser(name, help=summary)
             continue
-        command: Command = importlib.import_module(f"scripts.{name.replace('-', '_')}")
+        command: Command = importlib.import_module(f"bpr.scripts.{name.replace('-', '_')}")
         loaded[name] = command
         described = commands.add_parser(
             name,

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pipeline.settings import PatchSettings
-from refiner.predictor import BACKENDS
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import BACKENDS
 
 if TYPE_CHECKING:
-    from pipeline.distributed import Cluster
+    from bpr.pipeline.distributed import Cluster
 
 SHOWN_ITEMS = 20
 
@@ -26,7 +26,7 @@ def parse_path(text: str) -> Path:
 
 
 def _object_path(text: str) -> Path:
-    """A place in an object store, which has the methods of a path; see `pipeline.files`."""
+    """A place in an object store, which has the methods of a path; see `bpr.pipeline.files`."""
     try:
         from upath import UPath
 
@@ -131,7 +131,7 @@ def asks_for_cluster(arguments: argparse.Namespace) -> bool:
 def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster]:
     """Start or join Ray as the options say, and tell where to watch it."""
     try:
-        from pipeline.distributed import open_cluster as open_  # ray takes seconds to import
+        from bpr.pipeline.distributed import open_cluster as open_  # ray takes seconds to import
     except ModuleNotFoundError as error:
         raise ValueError(
             f"--workers, --ray-address: expected Ray to be installed, found no module "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.batch.run import Progress
-from scripts.main import INPUT_FAILED
-from scripts.options import print_some
+from bpr.pipeline.batch.run_batch import Progress
+from bpr.scripts.main import INPUT_FAILED
+from bpr.scripts.options import print_some
 
 
 def conclude(progress: Progress, done: str, counted: str, report: Path) -> int:

@@ -11,20 +11,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.batch.coco_job import CocoJob
-from pipeline.batch.engine import Engine, InThisProcess
-from pipeline.batch.job import Job
-from pipeline.batch.label_files_job import LabelFilesJob, LabelMe, find_label_format
-from pipeline.batch.mask_files_job import MaskFilesJob
-from pipeline.batch.run import Progress, run_batch
-from pipeline.formats.cityscapes import has_prediction_files
-from pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
-from pipeline.refine import DEFAULT_BATCH_SIZE
-from pipeline.version import VERSION
-from refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
-from refiner.predictor import load_predictor
-from scripts.options import (
+from bpr import __version__
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.batch.coco_job import CocoJob
+from bpr.pipeline.batch.engine import Engine, InThisProcess
+from bpr.pipeline.batch.job import Job
+from bpr.pipeline.batch.label_files_job import LabelFilesJob, LabelMe, find_label_format
+from bpr.pipeline.batch.mask_files_job import MaskFilesJob
+from bpr.pipeline.batch.run_batch import Progress, run_batch
+from bpr.pipeline.formats.cityscapes import has_prediction_files
+from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
+from bpr.pipeline.refine import DEFAULT_BATCH_SIZE
+from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
+from bpr.refiner.predictor import load_predictor
+from bpr.scripts.options import (
     add_cluster_options,
     add_network_options,
     add_prediction,
@@ -33,8 +33,8 @@ from scripts.options import (
     parse_path,
     patch_settings,
 )
-from scripts.outcome import conclude
-from scripts.progress import ProgressLine, per_second
+from bpr.scripts.outcome import conclude
+from bpr.scripts.progress import ProgressLine, per_second
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         exact=arguments.compat,
     )
     if asks_for_cluster(arguments):
-        from refiner.checkpoints import load_model  # torch takes seconds to import
+        from bpr.refiner.checkpoints import load_model  # torch takes seconds to import
 
         model = load_model(arguments.weights)
         with open_cluster(arguments) as cluster:
@@ -141,7 +141,7 @@ def _refine(
     weights_sha256: str,
 ) -> Progress:
     settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
-    about = {"bpr": VERSION, "weights": weights, "weights_sha256": weights_sha256}
+    about = {"bpr": __version__, "weights": weights, "weights_sha256": weights_sha256}
     with ProgressLine("images", len(job.keys())) as line:
         rate = per_second()
         return run_batch(

@@ -12,7 +12,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from scripts.options import parse_path
+from bpr.scripts.options import parse_path
 
 NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "prometheus_client")
 
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--config", type=parse_path, metavar="FILE", help="TOML file with settings, or BPR_CONFIG"
     )
     _check_installed()
-    from service.settings import ServiceSettings
+    from bpr.service.settings import ServiceSettings
 
     for name, field in ServiceSettings.model_fields.items():
         shown = "unset" if field.default is None else field.default
@@ -39,10 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; requests in the process finish first."""
-    from service.app import create_app, load_detector, load_network
-    from service.logs import start_logging
-    from service.server import listen, serve
-    from service.settings import ServiceSettings, load_settings
+    from bpr.service.app import create_app, load_detector, load_network
+    from bpr.service.logs import start_logging
+    from bpr.service.server import listen, serve
+    from bpr.service.settings import ServiceSettings, load_settings
 
     given = {k: v for k, v in vars(arguments).items() if k in ServiceSettings.model_fields}
     config: Path | None = arguments.config
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n".join(settings.lines()), file=sys.stderr)
     if settings.ray_address is not None:
         try:
-            from service.deployment import serve_on_ray  # ray takes seconds to import
+            from bpr.service.deployment import serve_on_ray  # ray takes seconds to import
         except ImportError as error:
             raise ValueError(
                 f"--ray-address: expected pip install 'bpr[serve-ray]', got: {error.msg}"

@@ -10,26 +10,26 @@ from pathlib import Path
 
 import torch
 
-from detector.backbone import load_imagenet
-from detector.build import Detector, build_detector
-from detector.categories import Categories
-from detector.checkpoints import DetectorInfo, load_detector, save_detector
-from detector.presets import PRESETS
-from detector.training import Trainer
-from detector.transfer import transfer
-from pipeline.batch.image_index import ImageIndex
-from pipeline.detection_data import (
+from bpr._training_run import Process, joined
+from bpr.detector.backbone import load_imagenet
+from bpr.detector.build import Detector, build_detector
+from bpr.detector.categories import Categories
+from bpr.detector.checkpoints import DetectorInfo, load_detector, save_detector
+from bpr.detector.presets import PRESETS
+from bpr.detector.training import Trainer
+from bpr.detector.transfer import transfer
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
+from bpr.pipeline.training.detection_stream import (
     DetectionBatches,
     DetectionSource,
     DetectionStream,
     load,
     readable,
 )
-from pipeline.evaluation.truths import open_ground_truth
-from refiner.processes import Process, joined
-from scripts.options import parse_path
-from scripts.progress import ProgressLine
-from scripts.training_options import add_training_options, set_threads, with_origin
+from bpr.scripts.options import parse_path
+from bpr.scripts.progress import ProgressLine
+from bpr.scripts.training_options import add_training_options, set_threads, with_origin
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -13,25 +13,25 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.patch_dataset import PatchDataset, Patches, open_patches
-from pipeline.settings import PatchSettings
-from pipeline.training_patches import (
+from bpr._training_run import Process, joined
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.training.patch_dataset import PatchDataset, Patches, open_patches
+from bpr.pipeline.training.patch_stream import (
     LabelledImage,
     PatchStream,
     StreamSettings,
     find_labelled_images,
 )
-from pipeline.validation import validate
-from refiner.checkpoints import load_model, save_model
-from refiner.model_config import ARCHITECTURES, ModelConfig
-from refiner.network import PatchNetwork, imagenet_network
-from refiner.processes import Process, joined
-from refiner.recipes import RECIPES
-from refiner.torch_predictor import TorchPredictor
-from refiner.training import Trainer, Validate
-from scripts.options import parse_path
-from scripts.progress import ProgressLine
-from scripts.training_options import add_training_options, set_threads, with_origin
+from bpr.pipeline.training.validation import validate
+from bpr.refiner.checkpoints import load_model, save_model
+from bpr.refiner.model_config import ARCHITECTURES, ModelConfig
+from bpr.refiner.network import PatchNetwork, imagenet_network
+from bpr.refiner.recipes import RECIPES
+from bpr.refiner.torch_predictor import TorchPredictor
+from bpr.refiner.training import Trainer, Validate
+from bpr.scripts.options import parse_path
+from bpr.scripts.progress import ProgressLine
+from bpr.scripts.training_options import add_training_options, set_threads, with_origin
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Write docs/reference.md from `--help` and docstrings.
 
-python -m scripts.write_reference
+python -m bpr.scripts.write_reference
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Any
 
 import bpr
-from pipeline import instance, refine, settings
-from pipeline.adapters import adapter
-from pipeline.files import write_atomically
-from scripts.main import COMMANDS
+from bpr.pipeline import instance, refine, settings
+from bpr.pipeline.adapters import adapter
+from bpr.pipeline.files import write_atomically
+from bpr.scripts.main import COMMANDS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reference.md"
 WIDTH = 100
@@ -33,7 +33,7 @@ _IN_TABLES = {"serve": "[service.md](service.md)"}  # their defaults depend on t
 
 HEAD = """# Reference
 
-Written by `python -m scripts.write_reference`; a test compares it with the code.
+Written by `python -m bpr.scripts.write_reference`; a test compares it with the code.
 """
 
 
@@ -59,7 +59,7 @@ def _commands() -> Iterator[str]:
 
 def _help(name: str) -> str:
     """What --help says, at a width of its own instead of the terminal's."""
-    command: Any = importlib.import_module(f"scripts.{name.replace('-', '_')}")
+    command: Any = importlib.import_module(f"bpr.scripts.{name.replace('-', '_')}")
 
     class Wide(argparse.RawDescriptionHelpFormatter):
         def __init__(self, prog: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats import cityscapes, coco, rle
-from pipeline.images import encode_png
-from pipeline.instance import Int64Array, Prediction, differing_pixels, paint
+from bpr.pipeline.formats import cityscapes, coco, rle
+from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.instance import Int64Array, Prediction, differing_pixels, paint
 
 JSON = "application/json"
 ZIP = "application/zip"

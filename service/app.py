@@ -17,21 +17,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
-from pipeline.version import VERSION
-from refiner.predictor import LoadedPredictor, load_predictor
-from service import label_studio, openapi, pages
-from service.answers import MEDIA_TYPES, choose_media_type
-from service.forms import read_image_alone, read_upload
-from service.gate import Gate
-from service.guard import Guard
-from service.metrics import Metrics
-from service.problems import Problem, problem_response
-from service.refinery import Outcome, Refinery, Wish
-from service.schemas import Detector, Model, RefineAnswer, Status
-from service.settings import ServiceSettings
+from bpr import __version__
+from bpr.refiner.predictor import LoadedPredictor, load_predictor
+from bpr.service import label_studio, openapi, pages
+from bpr.service.answers import MEDIA_TYPES, choose_media_type
+from bpr.service.forms import read_image_alone, read_upload
+from bpr.service.gate import Gate
+from bpr.service.guard import Guard
+from bpr.service.metrics import Metrics
+from bpr.service.problems import Problem, problem_response
+from bpr.service.refinery import Outcome, Refinery, Wish
+from bpr.service.schemas import Detector, Model, RefineAnswer, Status
+from bpr.service.settings import ServiceSettings
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
-    from pipeline.detection import InstanceDetector
+    from bpr.pipeline.detection import InstanceDetector
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def create_app(
         name=predictor.name,
         weights_sha256=predictor.weights_sha256,
         backend=predictor.backend,
-        bpr=VERSION,
+        bpr=__version__,
         detector=None
         if detector is None
         else Detector(name=detector.name, weights_sha256=detector.weights_sha256),
@@ -79,7 +79,7 @@ def create_app(
 
     app = FastAPI(
         title="bpr",
-        version=VERSION,
+        version=__version__,
         summary="Sharpens the boundaries of instance masks after the fact.",
         description=openapi.DESCRIPTION,
         docs_url=None,
@@ -134,7 +134,7 @@ def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
     if settings.detector is None:
         return None
     try:
-        from pipeline.detection import DetectionSettings, InstanceDetector
+        from bpr.pipeline.detection import DetectionSettings, InstanceDetector
     except ImportError as error:
         raise ValueError(
             f"detector: expected pip install 'bpr[detect]', found no module {error.name!r}"

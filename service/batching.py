@@ -14,8 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import Answer, Batch, PendingImage, Plan
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import Answer, Batch, PendingImage, Plan
 
 logger = logging.getLogger(__name__)
 

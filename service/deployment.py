@@ -19,10 +19,10 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from service.app import create_app, load_detector, load_network
-from service.gate import Gate
-from service.logs import start_logging
-from service.settings import ServiceSettings
+from bpr.service.app import create_app, load_detector, load_network
+from bpr.service.gate import Gate
+from bpr.service.logs import start_logging
+from bpr.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.images import Photograph
-from pipeline.instance import Instance, Prediction
-from service.inputs import Inputs, MaskBudget, Patience, count_up
-from service.problems import unavailable
-from service.settings import ServiceSettings
+from bpr.pipeline.formats.images import Photograph
+from bpr.pipeline.instance import Instance, Prediction
+from bpr.service.inputs import Inputs, MaskBudget, Patience, count_up
+from bpr.service.problems import unavailable
+from bpr.service.settings import ServiceSettings
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
-    from pipeline.detection import InstanceDetector
+    from bpr.pipeline.detection import InstanceDetector
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
-from pipeline.images import NamedFile
-from service.inputs import Upload
-from service.multipart import Part, read_parts
-from service.problems import bad_request, wrong_type
-from service.settings import ServiceSettings
+from bpr.pipeline.formats.images import NamedFile
+from bpr.service.inputs import Upload
+from bpr.service.multipart import Part, read_parts
+from bpr.service.problems import bad_request, wrong_type
+from bpr.service.settings import ServiceSettings
 
 _KINDS = ("masks", "instance_map", "instances")
 _LONGEST_NAME = 60

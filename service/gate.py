@@ -13,8 +13,8 @@ from typing import Literal
 
 from starlette.datastructures import Headers
 
-from service.problems import RETRY_AFTER_S, Problem, draining, too_large, unavailable
-from service.settings import ServiceSettings
+from bpr.service.problems import RETRY_AFTER_S, Problem, draining, too_large, unavailable
+from bpr.service.settings import ServiceSettings
 
 
 class Gate:

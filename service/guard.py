@@ -16,13 +16,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.gate import Gate, body_too_large
-from service.inputs import Patience
-from service.metrics import Metrics
-from service.problems import Problem, problem_response, unavailable
-from service.settings import ServiceSettings
+from bpr.service.gate import Gate, body_too_large
+from bpr.service.inputs import Patience
+from bpr.service.metrics import Metrics
+from bpr.service.problems import Problem, problem_response, unavailable
+from bpr.service.settings import ServiceSettings
 
-logger = logging.getLogger("service.requests")
+logger = logging.getLogger("bpr.service.requests")
 
 CLIENT_LEFT = 499  # as nginx counts answers that nobody waits for
 _LINGER_S = 2.0  # reading what a refused client still sends, so that it sees the answer

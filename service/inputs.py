@@ -13,10 +13,9 @@ import numpy as np
 import pydantic_core
 from skimage.measure import regionprops
 
-from pipeline.batch.job import as_prediction, usual_size, words
-from pipeline.formats import coco
-from pipeline.formats.rle import short
-from pipeline.images import (
+from bpr.pipeline.batch.job import as_prediction, usual_size, words
+from bpr.pipeline.formats import coco
+from bpr.pipeline.formats.images import (
     NamedFile,
     Photograph,
     TooManyPixels,
@@ -25,9 +24,10 @@ from pipeline.images import (
     read_instance_map,
     read_mask,
 )
-from pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array
-from service.problems import Problem, bad_request, too_large, unavailable, unusable, wrong_type
-from service.settings import ServiceSettings
+from bpr.pipeline.formats.rle import short
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array
+from bpr.service.problems import Problem, bad_request, too_large, unavailable, unusable, wrong_type
+from bpr.service.settings import ServiceSettings
 
 _IMAGE_FORMATS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WebP"}
 _MASK_FORMATS = {"PNG": "PNG"}

@@ -16,16 +16,16 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from pipeline.formats import brush, rle
-from pipeline.formats.rle import short
-from pipeline.images import NamedFile
-from pipeline.instance import Mask, Size
-from service.answers import JSON
-from service.inputs import Patience, Upload
-from service.label_studio_images import fetch_image
-from service.problems import Problem, bad_request, too_large, unusable
-from service.refinery import Refinery, Wish
-from service.settings import ServiceSettings
+from bpr.pipeline.formats import brush, rle
+from bpr.pipeline.formats.images import NamedFile
+from bpr.pipeline.formats.rle import short
+from bpr.pipeline.instance import Mask, Size
+from bpr.service.answers import JSON
+from bpr.service.inputs import Patience, Upload
+from bpr.service.label_studio_images import fetch_image
+from bpr.service.problems import Problem, bad_request, too_large, unusable
+from bpr.service.refinery import Refinery, Wish
+from bpr.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from service.problems import Problem, too_large, unusable
-from service.settings import ServiceSettings
+from bpr.service.problems import Problem, too_large, unusable
+from bpr.service.settings import ServiceSettings
 
 _CLOUD = ("s3://", "gs://", "azure-blob://")
 _PAT_DOTS = 2  # a personal access token is a JWT: three parts

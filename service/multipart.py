@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.problems import bad_request, too_large
+from bpr.service.problems import bad_request, too_large
 
 _MAX_HEADER_BYTES = 8192  # of one part
 

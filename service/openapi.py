@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from service.problems import MEDIA_TYPE
-from service.schemas import CocoInstance, ProblemDetails
+from bpr.service.problems import MEDIA_TYPE
+from bpr.service.schemas import CocoInstance, ProblemDetails
 
 DESCRIPTION = """\
 Masks of any detector go in; the same instances come out, in the same order, with boundaries that

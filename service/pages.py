@@ -11,9 +11,9 @@ from importlib import resources
 import fastapi_offline
 from fastapi import FastAPI, Response
 
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import rle
-from pipeline.images import encode_png
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_png
 
 EXAMPLE_SCENE = "coffee"
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.schemas import ProblemDetails
+from bpr.service.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cv2
 import numpy as np
 
-from pipeline.instance import Prediction
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import Plan, merge, plan
-from pipeline.settings import PatchSettings
-from service.answers import (
+from bpr.pipeline.instance import Prediction
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import Plan, merge, plan
+from bpr.pipeline.settings import PatchSettings
+from bpr.service.answers import (
     JSON,
     ZIP,
     Refined,
@@ -25,16 +25,16 @@ from service.answers import (
     encode_instance_map,
     encode_zip,
 )
-from service.batching import Batcher, Closed, NetworkFailed
-from service.finding import find_instances
-from service.inputs import Inputs, Patience, Upload, read_inputs, read_photograph
-from service.metrics import Metrics
-from service.problems import draining, too_large, unavailable
-from service.schemas import Model
-from service.settings import ServiceSettings
+from bpr.service.batching import Batcher, Closed, NetworkFailed
+from bpr.service.finding import find_instances
+from bpr.service.inputs import Inputs, Patience, Upload, read_inputs, read_photograph
+from bpr.service.metrics import Metrics
+from bpr.service.problems import draining, too_large, unavailable
+from bpr.service.schemas import Model
+from bpr.service.settings import ServiceSettings
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
-    from pipeline.detection import InstanceDetector
+    from bpr.pipeline.detection import InstanceDetector
 
 Result = TypeVar("Result")
 

@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.gate import Gate
-from service.settings import ServiceSettings
+from bpr.service.gate import Gate
+from bpr.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from pipeline.refine import DEFAULT_BATCH_SIZE
-from pipeline.settings import PatchSettings
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import BACKENDS
+from bpr.pipeline.refine import DEFAULT_BATCH_SIZE
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import BACKENDS
 
 ENV_PREFIX = "BPR_"
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.predictions import Predictions
-from pipeline.instance import Float32Array, Prediction, Size, UInt8Array
-from pipeline.predictor import KeepCoarse
+from bpr.pipeline.datasets.predictions import Predictions
+from bpr.pipeline.instance import Float32Array, Prediction, Size, UInt8Array
+from bpr.pipeline.predictor import KeepCoarse
 
 
 def die() -> None:

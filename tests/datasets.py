@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.instance_maps import InstanceMaps
-from pipeline.evaluation.predictions import CityscapesPredictions
-from pipeline.extraction.source import Source
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.instance_maps import InstanceMaps
+from bpr.pipeline.datasets.predictions import CityscapesPredictions
+from bpr.pipeline.extraction.source import Source
 
 
 def write_dataset(

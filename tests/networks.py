@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from detector.build import build_detector
-from detector.categories import CITYSCAPES, Categories
-from detector.checkpoints import DetectorInfo, save_detector
-from detector.presets import PRESETS
-from refiner.checkpoints import save_model
-from refiner.model_config import ModelConfig
-from refiner.network import PatchNetwork, object_logits
+from bpr.detector.build import build_detector
+from bpr.detector.categories import CITYSCAPES, Categories
+from bpr.detector.checkpoints import DetectorInfo, save_detector
+from bpr.detector.presets import PRESETS
+from bpr.refiner.checkpoints import save_model
+from bpr.refiner.model_config import ModelConfig
+from bpr.refiner.network import PatchNetwork, object_logits
 
 INPUT_SIZE = 32
 

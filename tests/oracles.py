@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from pipeline.instance import BoolArray, Float32Array, Int64Array
+from bpr.pipeline.instance import BoolArray, Float32Array, Int64Array
 
 BoundaryPixel = tuple[int, int, int]
 """x, y, score."""

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from pipeline.instance import BoolArray, Mask, Size
-from pipeline.settings import PatchSettings
+from bpr.pipeline.instance import BoolArray, Mask, Size
+from bpr.pipeline.settings import PatchSettings
 
 # A busy machine is no failure; the counts keep the whole folder within seconds.
 thorough = settings(deadline=None, max_examples=300)

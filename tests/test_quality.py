@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import guided_filter_scores, read_pairs, scores
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.weight_files import shipped_names
+from bpr._weight_files import shipped_names
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_refined_masks_beat_a_guided_filter_and_keep_names_and_scores(
     )
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "scripts.main", "refine", str(coarse)),
+            *(sys.executable, "-m", "bpr", "refine", str(coarse)),
             *("--images", str(truth / "images"), "--out", str(out), "--nms-iou", "0.25"),
             *("--weights", weights),
         ],

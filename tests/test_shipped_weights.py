@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.detection import DetectionSettings, InstanceDetector
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.detection import DetectionSettings, InstanceDetector
 
 SHIPPED = sorted(Path(__file__).parents[1].glob("*/weights/*.safetensors"))
 LARGEST = 20_000_000  # bytes; everybody downloads them with the code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from pipeline.instance import Instance, Prediction, Size
+from bpr.pipeline.instance import Instance, Prediction, Size
 
 
 class Adapter(Protocol):

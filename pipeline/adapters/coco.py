@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.adapters.stacks import instance_of
-from pipeline.formats import rle
-from pipeline.formats.coco import refined_record
-from pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.adapters.stacks import instance_of
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.coco import refined_record
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
 
 class RLEAdapter:

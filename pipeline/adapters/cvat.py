@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.formats import polygons, rle
-from pipeline.images import NamedFile, read_image
-from pipeline.instance import Instance, Mask, Prediction, Size, differing_pixels
-from pipeline.refine import refine
-from pipeline.refiner import Refiner
+from bpr.pipeline.adapters.refiner import Refiner
+from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.formats.images import NamedFile, read_image
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size, differing_pixels
+from bpr.pipeline.refine import refine
 
 REFINED_TYPES = ("mask", "polygon")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from pipeline.adapters.stacks import read_stack, write_stack
-from pipeline.instance import Instance, Prediction, Size
+from bpr.pipeline.adapters.stacks import read_stack, write_stack
+from bpr.pipeline.instance import Instance, Prediction, Size
 
 
 class Detectron2Adapter:

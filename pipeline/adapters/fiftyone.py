@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.adapters.adapter import is_named
-from pipeline.images import read_mask
-from pipeline.instance import BoolArray, Instance, Mask, Prediction, Size, differing_pixels
+from bpr.pipeline.adapters.adapter import is_named
+from bpr.pipeline.formats.images import read_mask
+from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, Size, differing_pixels
 
 CHANGED = "changed_pixels"
 """The attribute of refined detections that says in how many pixels the mask is another one."""

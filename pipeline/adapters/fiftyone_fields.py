@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.adapters.fiftyone import CHANGED
-from pipeline.images import read_image
-from pipeline.refiner import Refiner
+from bpr.pipeline.adapters.fiftyone import CHANGED
+from bpr.pipeline.adapters.refiner import Refiner
+from bpr.pipeline.formats.images import read_image
 
 
 def add_refined_field(samples: Any, field: str, refined_field: str, refiner: Refiner) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.adapters.adapter import Adapter
-from pipeline.adapters.coco import RecordsAdapter, RLEAdapter
-from pipeline.adapters.detectron2 import Detectron2Adapter
-from pipeline.adapters.fiftyone import FiftyOneAdapter
-from pipeline.adapters.mmdetection import MMDetectionAdapter
-from pipeline.adapters.stacks import StackAdapter
-from pipeline.adapters.supervision import SupervisionAdapter
-from pipeline.adapters.torchvision import TorchvisionAdapter
-from pipeline.adapters.transformers import TransformersAdapter
-from pipeline.adapters.ultralytics import UltralyticsAdapter
+from bpr.pipeline.adapters.adapter import Adapter
+from bpr.pipeline.adapters.coco import RecordsAdapter, RLEAdapter
+from bpr.pipeline.adapters.detectron2 import Detectron2Adapter
+from bpr.pipeline.adapters.fiftyone import FiftyOneAdapter
+from bpr.pipeline.adapters.mmdetection import MMDetectionAdapter
+from bpr.pipeline.adapters.stacks import StackAdapter
+from bpr.pipeline.adapters.supervision import SupervisionAdapter
+from bpr.pipeline.adapters.torchvision import TorchvisionAdapter
+from bpr.pipeline.adapters.transformers import TransformersAdapter
+from bpr.pipeline.adapters.ultralytics import UltralyticsAdapter
 
 # those that go by a type's name before those that go by structure
 ADAPTERS: tuple[Adapter, ...] = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.adapters.adapter import is_named
-from pipeline.adapters.stacks import read_stack, write_stack
-from pipeline.instance import Instance, Prediction, Size
+from bpr.pipeline.adapters.adapter import is_named
+from bpr.pipeline.adapters.stacks import read_stack, write_stack
+from bpr.pipeline.instance import Instance, Prediction, Size
 
 
 class MMDetectionAdapter:

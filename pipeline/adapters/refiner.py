@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pipeline.adapters.find import find_adapter
-from pipeline.instance import Prediction
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from refiner.model_config import DEFAULT_WEIGHTS
-from refiner.predictor import LoadedPredictor, load_predictor
+from bpr.pipeline.adapters.find import find_adapter
+from bpr.pipeline.instance import Prediction
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.predictor import LoadedPredictor, load_predictor
 
 Masks = TypeVar("Masks")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.instance import BoolArray, Instance, Mask, Prediction, Size
+from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, Size
 
 THRESHOLD = 0.5  # of masks that are probabilities; all libraries take the same
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.adapters.adapter import is_named
-from pipeline.adapters.stacks import read_stack, stack_masks, write_stack
-from pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.adapters.adapter import is_named
+from bpr.pipeline.adapters.stacks import read_stack, stack_masks, write_stack
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
 
 class SupervisionAdapter:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.adapters.stacks import StackAdapter, read_stack, write_stack
-from pipeline.instance import Instance, Prediction, Size
+from bpr.pipeline.adapters.stacks import StackAdapter, read_stack, write_stack
+from bpr.pipeline.instance import Instance, Prediction, Size
 
 
 class TorchvisionAdapter:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.adapters.stacks import as_array, instance_of, read_stack, write_stack
-from pipeline.instance import Instance, Prediction, Size, paint
+from bpr.pipeline.adapters.stacks import as_array, instance_of, read_stack, write_stack
+from bpr.pipeline.instance import Instance, Prediction, Size, paint
 
 
 class TransformersAdapter:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.adapters.adapter import is_named
-from pipeline.adapters.stacks import THRESHOLD, as_array, instance_of, read_stack, stack_masks
-from pipeline.instance import Instance, Prediction, Size
+from bpr.pipeline.adapters.adapter import is_named
+from bpr.pipeline.adapters.stacks import THRESHOLD, as_array, instance_of, read_stack, stack_masks
+from bpr.pipeline.instance import Instance, Prediction, Size
 
 
 class UltralyticsAdapter:

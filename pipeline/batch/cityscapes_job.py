@@ -9,15 +9,15 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch.found_nothing import found_nothing
-from pipeline.batch.image_index import ImageIndex
-from pipeline.batch.job import Loaded, as_prediction, usual_size
-from pipeline.batch.journal import AnyJournal
-from pipeline.batch.output_folder import OutputFolder
-from pipeline.files import stamp
-from pipeline.formats import cityscapes
-from pipeline.images import read_image
-from pipeline.instance import Prediction
+from bpr.pipeline.batch.found_nothing import found_nothing
+from bpr.pipeline.batch.job import Loaded, as_prediction, usual_size
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.batch.output_folder import OutputFolder
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.files import stamp
+from bpr.pipeline.formats import cityscapes
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Prediction
 
 
 class CityscapesJob:

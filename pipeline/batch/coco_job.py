@@ -10,13 +10,13 @@ from copy import copy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.batch.job import Loaded
-from pipeline.batch.journal import AnyJournal
-from pipeline.files import stamp, write_atomically
-from pipeline.formats import coco
-from pipeline.images import read_image
-from pipeline.instance import Prediction, Size
+from bpr.pipeline.batch.job import Loaded
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.files import stamp, write_atomically
+from bpr.pipeline.formats import coco
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Prediction, Size
 
 
 class CocoJob:

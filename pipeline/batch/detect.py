@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.batch.engine import (
+from bpr.pipeline.batch.engine import (
     AHEAD,
     READERS,
     WRITERS,
@@ -17,13 +17,13 @@ from pipeline.batch.engine import (
     write_image,
     write_prediction,
 )
-from pipeline.batch.job import ImageJob, Loaded
-from pipeline.batch.journal import AnyJournal
-from pipeline.instance import Prediction, UInt8Array
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import Answer, plan, predict
-from pipeline.settings import PatchSettings
-from pipeline.threads import map_ahead
+from bpr.pipeline.batch.job import ImageJob, Loaded
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.instance import Prediction, UInt8Array
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import Answer, plan, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.threads import map_ahead
 
 Detect = Callable[[UInt8Array], Prediction]
 """(H, W, 3) uint8 RGB -> the instances in it."""
@@ -56,7 +56,7 @@ def detect_images(
     Args:
         job: whose images.
         detect: the detector.
-        refinement: of its masks, on the one path of `pipeline.refine`; None leaves them.
+        refinement: of its masks, on the one path of `bpr.pipeline.refine`; None leaves them.
         journal: of what earlier runs have done.
         tell: called with what became of each image, as soon as it is known, in this thread.
 

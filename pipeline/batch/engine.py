@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.batch.job import ImageJob, Job, Loaded
-from pipeline.batch.journal import AnyJournal, Entry
-from pipeline.instance import Prediction, differing_pixels
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import Answer, Plan, merge, plan, predict
-from pipeline.settings import PatchSettings
-from pipeline.threads import map_ahead
+from bpr.pipeline.batch.job import ImageJob, Job, Loaded
+from bpr.pipeline.batch.journal import AnyJournal, Entry
+from bpr.pipeline.instance import Prediction, differing_pixels
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import Answer, Plan, merge, plan, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.threads import map_ahead
 
 READERS = 2  # threads that decode images and choose patches
 WRITERS = 2  # threads that reassemble and encode masks

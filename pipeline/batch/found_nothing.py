@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 
-from pipeline.formats.cityscapes import SUFFIX
+from bpr.pipeline.formats.cityscapes import SUFFIX
 
 
 def found_nothing(report: Path) -> frozenset[str]:

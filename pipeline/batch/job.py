@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.batch.journal import AnyJournal
-from pipeline.instance import Instance, Prediction, Size, UInt8Array
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array
 
 
 @dataclass(frozen=True, eq=False)

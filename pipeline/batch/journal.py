@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pipeline.files import claim, find_files, is_local, read_if_there, write_atomically
+from bpr.pipeline.files import claim, find_files, is_local, read_if_there, write_atomically
 
 Entry = Mapping[str, Any]
 

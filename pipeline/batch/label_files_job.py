@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.batch.job import Loaded
-from pipeline.batch.journal import AnyJournal
-from pipeline.batch.output_folder import OutputFolder
-from pipeline.files import find_files, stamp
-from pipeline.formats import labelme, yolo
-from pipeline.formats.coco import load_json
-from pipeline.formats.polygons import DEFAULT_TOLERANCE
-from pipeline.images import read_image
-from pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.batch.job import Loaded
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.batch.output_folder import OutputFolder
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.files import find_files, stamp
+from bpr.pipeline.formats import labelme, yolo
+from bpr.pipeline.formats.coco import load_json
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
 NO_LABELS = frozenset({"classes.txt", "report.json"})  # of annotation tools, and our own
 

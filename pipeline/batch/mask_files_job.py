@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch.job import Loaded, as_prediction, usual_size
-from pipeline.batch.journal import AnyJournal
-from pipeline.batch.output_folder import OutputFolder
-from pipeline.files import stamp
-from pipeline.images import encode_mask, read_image, read_mask
-from pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.batch.job import Loaded, as_prediction, usual_size
+from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.batch.output_folder import OutputFolder
+from bpr.pipeline.files import stamp
+from bpr.pipeline.formats.images import encode_mask, read_image, read_mask
+from bpr.pipeline.instance import Instance, Mask, Prediction
 
 
 class MaskFilesJob:

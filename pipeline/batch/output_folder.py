@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.files import write_atomically
-from refiner.hashing import file_sha256
+from bpr._weight_files import file_sha256
+from bpr.pipeline.files import write_atomically
 
 WORK = ".bpr"
 """The folder inside a folder of results in which a command keeps its journal."""

@@ -9,11 +9,11 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipeline.batch.engine import Engine, Outcome, Tell
-from pipeline.batch.job import ImageJob, Job
-from pipeline.batch.journal import AnyJournal, OtherSetup, open_journal
-from pipeline.files import write_atomically
-from pipeline.settings import PatchSettings
+from bpr.pipeline.batch.engine import Engine, Outcome, Tell
+from bpr.pipeline.batch.job import ImageJob, Job
+from bpr.pipeline.batch.journal import AnyJournal, OtherSetup, open_journal
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.settings import PatchSettings
 
 JOURNAL = "journal.jsonl"
 

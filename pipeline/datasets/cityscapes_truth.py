@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.extra import needs_extra
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.evaluation.instance_maps import distinct
-from pipeline.evaluation.png_files import PngFiles
-from pipeline.images import read_instance_map
-from pipeline.instance import Mask
+from bpr._extras import needs_extra
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.datasets.instance_maps import distinct
+from bpr.pipeline.datasets.png_files import PngFiles
+from bpr.pipeline.formats.images import read_instance_map
+from bpr.pipeline.instance import Mask
 
 PATTERN = "*_gtFine_instanceIds.png"
 _FIRST_INSTANCE = 1000  # smaller values are label ids: one object or a group, nobody knows

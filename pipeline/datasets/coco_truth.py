@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
-from pipeline.evaluation.lvis_categories import with_coco_categories
-from pipeline.formats import rle
-from pipeline.formats.coco import ImageId, load_json
-from pipeline.instance import Size
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from bpr.pipeline.datasets.lvis_categories import with_coco_categories
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.coco import ImageId, load_json
+from bpr.pipeline.instance import Size
 
 
 class CocoTruth:

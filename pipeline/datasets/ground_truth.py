@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from pipeline.formats.cityscapes import IMAGE_SUFFIX
-from pipeline.formats.coco import ImageId
-from pipeline.instance import BoolArray, Float64Array, Mask, Size
+from bpr.pipeline.formats.cityscapes import IMAGE_SUFFIX
+from bpr.pipeline.formats.coco import ImageId
+from bpr.pipeline.instance import BoolArray, Float64Array, Mask, Size
 
 # What data sets add to the name of an image: the rest says which image it is.
 _ENDINGS = ("_gtFine_instanceIds", IMAGE_SUFFIX)

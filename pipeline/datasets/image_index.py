@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from pathlib import Path, PurePosixPath
 
-from pipeline.batch.output_folder import WORK
-from pipeline.files import find_files
-from pipeline.images import IMAGE_SUFFIXES
+from bpr.pipeline.batch.output_folder import WORK
+from bpr.pipeline.files import find_files
+from bpr.pipeline.formats.images import IMAGE_SUFFIXES
 
 
 class ImageIndex:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.evaluation.png_files import PngFiles
-from pipeline.images import IGNORE, InstanceMap, read_instance_map
-from pipeline.instance import Mask
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.datasets.png_files import PngFiles
+from bpr.pipeline.formats.images import IGNORE, InstanceMap, read_instance_map
+from bpr.pipeline.instance import Mask
 
 
 class InstanceMaps(PngFiles):

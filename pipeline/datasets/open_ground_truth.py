@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.evaluation.cityscapes_truth import PATTERN, CityscapesTruth
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.instance_maps import InstanceMaps
+from bpr.pipeline.datasets.cityscapes_truth import PATTERN, CityscapesTruth
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.ground_truth import GroundTruth
+from bpr.pipeline.datasets.instance_maps import InstanceMaps
 
 
 def open_ground_truth(path: Path, coco_categories: bool = False) -> GroundTruth:

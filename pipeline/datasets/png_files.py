@@ -7,7 +7,7 @@ from copy import copy
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.evaluation.ground_truth import image_key, unique_keys
+from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
 
 Own = TypeVar("Own", bound="PngFiles")
 

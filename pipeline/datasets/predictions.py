@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.batch.job import words
-from pipeline.evaluation.ground_truth import image_key, unique_keys
-from pipeline.formats import cityscapes, coco
-from pipeline.formats.coco import ImageId
-from pipeline.images import read_mask
-from pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.batch.job import words
+from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
+from bpr.pipeline.formats import cityscapes, coco
+from bpr.pipeline.formats.coco import ImageId
+from bpr.pipeline.formats.images import read_mask
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
 
 class Predictions(Protocol):

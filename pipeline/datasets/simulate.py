@@ -13,7 +13,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.instance import BoolArray, Float32Array, UInt8Array
+from bpr.pipeline.instance import BoolArray, Float32Array, UInt8Array
 
 MASK_HEAD_GRID = 28  # cells of the mask head of Mask R-CNN
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.instance import BoolArray, Box, Mask, UInt8Array, grow
+from bpr.pipeline.instance import BoolArray, Box, Mask, UInt8Array, grow
 
 Colour = tuple[int, int, int]
 Scalar = TypeVar("Scalar", bound=np.generic)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.instance import BoolArray, Mask, Size, UInt8Array
+from bpr.pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
 Polygon = Sequence[tuple[float, float]]
 """(x, y) in pixels; the pixel (x, y) is the unit square around that point."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.evaluation.cityscapes_ap import CityscapesAp, CityscapesResult
-from pipeline.evaluation.cityscapes_truth import CityscapesTruth
-from pipeline.evaluation.coco_ap import (
+from bpr.pipeline.datasets.cityscapes_truth import CityscapesTruth
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, GroundTruth
+from bpr.pipeline.evaluation.cityscapes_ap import CityscapesAp, CityscapesResult
+from bpr.pipeline.evaluation.coco_ap import (
     CocoRecords,
     CocoResult,
     TruthRecords,
@@ -15,11 +17,9 @@ from pipeline.evaluation.coco_ap import (
     coco_ap,
     lvis_ap,
 )
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.ground_truth import AnnotatedImage, GroundTruth
-from pipeline.evaluation.matching import MatchSettings
-from pipeline.formats.coco import ImageId
-from pipeline.instance import Prediction
+from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.formats.coco import ImageId
+from bpr.pipeline.instance import Prediction
 
 
 @dataclass(frozen=True)

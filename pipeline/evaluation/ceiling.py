@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import AnnotatedImage
-from pipeline.evaluation.matching import MatchSettings, match
-from pipeline.geometry import reassemble, select_patches
-from pipeline.instance import Mask, Prediction
-from pipeline.settings import PatchSettings
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage
+from bpr.pipeline.evaluation.matching import MatchSettings, match
+from bpr.pipeline.geometry import reassemble, select_patches
+from bpr.pipeline.instance import Mask, Prediction
+from bpr.pipeline.settings import PatchSettings
 
 
 def perfect_patches(mask: Mask, gt: Mask, settings: PatchSettings) -> Mask:

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.extra import needs_extra
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.evaluation.matching import area, intersection
-from pipeline.instance import Mask, Prediction
-from pipeline.metrics import boundary_region
+from bpr._extras import needs_extra
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.evaluation.matching import area, intersection
+from bpr.pipeline.instance import Mask, Prediction
+from bpr.pipeline.metrics import boundary_region
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)  # as in the evaluator: 0.55 and others are not exact
 

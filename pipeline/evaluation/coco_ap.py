@@ -14,11 +14,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.evaluation.extra import needs_extra
-from pipeline.evaluation.ground_truth import AnnotatedImage
-from pipeline.formats import rle
-from pipeline.formats.coco import ImageId
-from pipeline.instance import Mask, Prediction
+from bpr._extras import needs_extra
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.coco import ImageId
+from bpr.pipeline.instance import Mask, Prediction
 
 FAMILY = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",

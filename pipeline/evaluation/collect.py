@@ -9,15 +9,15 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.average_precision import AveragePrecisions
-from pipeline.evaluation.ceiling import ceiling
-from pipeline.evaluation.comparison import ScoreTable
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.evaluation.inputs import AFTER, CEILING, EvaluationSettings, Inputs
-from pipeline.evaluation.matching import Match, Matching, mask_iou, match
-from pipeline.evaluation.result import ObjectInfo, Picture, RunResult
-from pipeline.evaluation.scores import SCORE_NAMES, Scores, score
-from pipeline.instance import Instance, Prediction, UInt8Array
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.evaluation.average_precision import AveragePrecisions
+from bpr.pipeline.evaluation.ceiling import ceiling
+from bpr.pipeline.evaluation.comparison import ScoreTable
+from bpr.pipeline.evaluation.inputs import AFTER, CEILING, EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.matching import Match, Matching, mask_iou, match
+from bpr.pipeline.evaluation.result import ObjectInfo, Picture, RunResult
+from bpr.pipeline.evaluation.scores import SCORE_NAMES, Scores, score
+from bpr.pipeline.instance import Instance, Prediction, UInt8Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.scores import SCORE_NAMES
-from pipeline.instance import BoolArray
+from bpr.pipeline.evaluation.scores import SCORE_NAMES
+from bpr.pipeline.instance import BoolArray
 
 ScoreTable = npt.NDArray[np.float64]
 """(objects, 5): a row per object, a column per name in `SCORE_NAMES`, NaN where missed."""

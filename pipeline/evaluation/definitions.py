@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.result import Evaluation
-from pipeline.evaluation.scores import MEDIUM, SMALL
+from bpr.pipeline.evaluation.result import Evaluation
+from bpr.pipeline.evaluation.scores import MEDIUM, SMALL
 
 _PRECISIONS = {
     "Cityscapes gtFine": (

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.batch.job import words
-from pipeline.evaluation.collect import Collected, ReadImage
-from pipeline.evaluation.ground_truth import AnnotatedImage
-from pipeline.evaluation.inputs import EvaluationSettings, Inputs
-from pipeline.evaluation.result import Evaluation, Problem
-from pipeline.formats.cityscapes import image_stems
-from pipeline.images import read_image
-from pipeline.instance import UInt8Array
-from pipeline.threads import map_ahead
+from bpr.pipeline.batch.job import words
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.evaluation.collect import Collected, ReadImage
+from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.result import Evaluation, Problem
+from bpr.pipeline.formats.cityscapes import image_stems
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import UInt8Array
+from bpr.pipeline.threads import map_ahead
 
 READERS = 2  # threads that decode masks and images
 AHEAD = 4  # images read before they are needed

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.matching import MatchSettings
-from pipeline.evaluation.predictions import Predictions
-from pipeline.rivals import Method
-from pipeline.settings import PatchSettings
+from bpr.pipeline.datasets.ground_truth import GroundTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.predictions import Predictions
+from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.evaluation.rivals import Method
+from bpr.pipeline.settings import PatchSettings
 
 BEFORE, AFTER, PREDICTION, CEILING = "before", "after", "prediction", "ceiling"
 """Names of the rows besides the methods."""

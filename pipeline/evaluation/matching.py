@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.instance import BoolArray, Box, Instance, Mask, Prediction
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.instance import BoolArray, Box, Instance, Mask, Prediction
 
 
 @dataclass(frozen=True)

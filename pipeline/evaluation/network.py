@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.instance import Prediction, UInt8Array
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from refiner.predictor import load_predictor
+from bpr.pipeline.instance import Prediction, UInt8Array
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import load_predictor
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.extra import needs_extra
-from pipeline.evaluation.report import category_name
-from pipeline.evaluation.result import Evaluation, Picture
-from pipeline.evaluation.run import find_image
-from pipeline.evaluation.strips import data_uri, draw_strip
-from pipeline.evaluation.tables import (
+from bpr._extras import needs_extra
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.evaluation.evaluate import find_image
+from bpr.pipeline.evaluation.report import category_name
+from bpr.pipeline.evaluation.result import Evaluation, Picture
+from bpr.pipeline.evaluation.strips import data_uri, draw_strip
+from bpr.pipeline.evaluation.tables import (
     all_tables,
     find_run,
     percent,
     points,
     worst_table,
 )
-from pipeline.instance import UInt8Array
+from bpr.pipeline.instance import UInt8Array
 
 TEMPLATE = Path(__file__).with_name("report.html")
 

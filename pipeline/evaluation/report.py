@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.comparison import (
+from bpr.pipeline.evaluation.comparison import (
     BOUNDARY_IOU,
     ScoreTable,
     compare,
@@ -22,10 +22,10 @@ from pipeline.evaluation.comparison import (
     paired_means,
     share_of_possible,
 )
-from pipeline.evaluation.definitions import definitions
-from pipeline.evaluation.inputs import CEILING
-from pipeline.evaluation.result import Evaluation, ObjectInfo, RunResult
-from pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
+from bpr.pipeline.evaluation.definitions import definitions
+from bpr.pipeline.evaluation.inputs import CEILING
+from bpr.pipeline.evaluation.result import Evaluation, ObjectInfo, RunResult
+from bpr.pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
 
 SCHEMA = "bpr.evaluate/1"
 NUM_WORST = 20

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.evaluation.average_precision import Averages
-from pipeline.evaluation.comparison import ScoreTable
-from pipeline.evaluation.inputs import EvaluationSettings
-from pipeline.evaluation.scores import size_class
-from pipeline.instance import BoolArray, Mask
+from bpr.pipeline.evaluation.average_precision import Averages
+from bpr.pipeline.evaluation.comparison import ScoreTable
+from bpr.pipeline.evaluation.inputs import EvaluationSettings
+from bpr.pipeline.evaluation.scores import size_class
+from bpr.pipeline.instance import BoolArray, Mask
 
 
 @dataclass(frozen=True)

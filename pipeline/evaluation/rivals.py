@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.instance import Float32Array, Mask, Prediction, UInt8Array, grow
+from bpr.pipeline.instance import Float32Array, Mask, Prediction, UInt8Array, grow
 
 
 class Method(Protocol):

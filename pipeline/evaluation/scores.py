@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from pipeline.instance import BoolArray, Mask
-from pipeline.metrics import boundary_f, boundary_iou
+from bpr.pipeline.instance import BoolArray, Mask
+from bpr.pipeline.metrics import boundary_f, boundary_iou
 
 SMALL, MEDIUM = 32**2, 96**2  # px; COCO's borders between small, medium and large
 SIZE_CLASSES = ("small", "medium", "large")

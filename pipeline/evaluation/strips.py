@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.evaluation.result import Picture
-from pipeline.images import encode_png
-from pipeline.instance import BoolArray, Box, Size, UInt8Array, grow
+from bpr.pipeline.evaluation.result import Picture
+from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.instance import BoolArray, Box, Size, UInt8Array, grow
 
 SIDE = 240  # px of every panel, at most
 CLOSEUP = 80  # px of the image at most in a close-up, which is then enlarged three times

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.evaluation.scores import SCORE_NAMES, SCORE_TITLES
+from bpr.pipeline.evaluation.scores import SCORE_NAMES, SCORE_TITLES
 
 Json = dict[str, Any]
 NOTHING = "–"

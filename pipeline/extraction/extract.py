@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.extraction.settings import FOLDERS, ExtractionSettings
-from pipeline.extraction.shard import (
+from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
+from bpr.pipeline.extraction.shard import (
     FailedImage,
     Shard,
     ShardResult,
@@ -19,8 +19,8 @@ from pipeline.extraction.shard import (
     read_note,
     software,
 )
-from pipeline.extraction.source import Source
-from pipeline.files import claimed, read_if_there, write_atomically
+from bpr.pipeline.extraction.source import Source
+from bpr.pipeline.files import claimed, read_if_there, write_atomically
 
 FORMAT = 1  # of the dataset; grows when readers must change
 SIMULATED_INSTANCES = 10_000  # numbers that an image takes where nobody counted its objects

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.extraction.samples import (
+from bpr.pipeline.extraction.samples import (
     PatchedInstance,
     Sample,
     cut_samples,
     encode_pixels,
     encode_values,
 )
-from pipeline.extraction.settings import FOLDERS, SHARDS, ExtractionSettings
-from pipeline.extraction.source import PairedImage
-from pipeline.extraction.tar import tar_end, tar_member
-from pipeline.files import write_atomically
-from pipeline.instance import UInt8Array
-from pipeline.settings import PatchSettings
+from bpr.pipeline.extraction.settings import FOLDERS, SHARDS, ExtractionSettings
+from bpr.pipeline.extraction.source import PairedImage
+from bpr.pipeline.extraction.tar import tar_end, tar_member
+from bpr.pipeline.files import write_atomically
+from bpr.pipeline.instance import UInt8Array
+from bpr.pipeline.settings import PatchSettings
 
 MAX_PATCHES = 100_000  # of one instance; the reference's ids leave so much room
 

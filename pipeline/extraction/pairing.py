@@ -1,6 +1,6 @@
 """Which accurate mask a coarse one should have been: the target of its patches.
 
-Not the matching of `pipeline.evaluation.matching`, which gives each object its best instance:
+Not the matching of `bpr.pipeline.evaluation.matching`, which gives each object its best instance:
 here each instance gets its best object, and several may get the same.
 """
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.evaluation.matching import mask_iou
-from pipeline.instance import Instance, Mask, Size
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.evaluation.matching import mask_iou
+from bpr.pipeline.instance import Instance, Mask, Size
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.crops import crop_patches
-from pipeline.extraction.matching import Pair
-from pipeline.extraction.source import PairedImage
-from pipeline.geometry import select_patches
-from pipeline.images import IGNORE
-from pipeline.instance import Box, Int64Array, UInt8Array
-from pipeline.settings import PatchSettings
+from bpr.pipeline.crops import crop_patches
+from bpr.pipeline.extraction.pairing import Pair
+from bpr.pipeline.extraction.source import PairedImage
+from bpr.pipeline.formats.images import IGNORE
+from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.instance import Box, Int64Array, UInt8Array
+from bpr.pipeline.settings import PatchSettings
 
 # Level 1 of zlib: on patches half the time of 3 for the same size.
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pipeline.settings import PatchSettings
+from bpr.pipeline.settings import PatchSettings
 
 SHARDS, FOLDERS = "shards", "folders"
 TRAIN_MIN_IOU = 0.5  # the reference's filter.py, which it runs on the training split only

@@ -15,13 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.extraction.layouts import WRITERS, KeptInstance
-from pipeline.extraction.samples import patched_instances
-from pipeline.extraction.settings import ExtractionSettings
-from pipeline.extraction.source import Source
-from pipeline.files import read_if_there, write_atomically
-from pipeline.version import VERSION
-from refiner.hashing import file_sha256
+from bpr import __version__
+from bpr._weight_files import file_sha256
+from bpr.pipeline.extraction.layouts import WRITERS, KeptInstance
+from bpr.pipeline.extraction.samples import patched_instances
+from bpr.pipeline.extraction.settings import ExtractionSettings
+from bpr.pipeline.extraction.source import Source
+from bpr.pipeline.files import read_if_there, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "pycocotools")
 
 def software() -> dict[str, str]:
     """Versions of what decides about the bytes."""
-    return {"bpr": VERSION, **{name: version(name) for name in _LIBRARIES}}
+    return {"bpr": __version__, **{name: version(name) for name in _LIBRARIES}}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,17 +9,17 @@ from zlib import crc32
 
 import numpy as np
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.batch.job import words
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation, GroundTruth
-from pipeline.evaluation.matching import mask_iou
-from pipeline.evaluation.predictions import Predictions
-from pipeline.extraction.matching import Pair, best_pair
-from pipeline.files import stamp
-from pipeline.formats.cityscapes import image_stems
-from pipeline.images import read_image
-from pipeline.instance import BoolArray, Instance, Mask, UInt8Array, grow
-from pipeline.simulate import simulate_coarse_mask
+from bpr.pipeline.batch.job import words
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, GroundTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.predictions import Predictions
+from bpr.pipeline.datasets.simulate import simulate_coarse_mask
+from bpr.pipeline.evaluation.matching import mask_iou
+from bpr.pipeline.extraction.pairing import Pair, best_pair
+from bpr.pipeline.files import stamp
+from bpr.pipeline.formats.cityscapes import image_stems
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import BoolArray, Instance, Mask, UInt8Array, grow
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats.rle import short
-from pipeline.instance import Mask, Size
+from bpr.pipeline.formats.rle import short
+from bpr.pipeline.instance import Mask, Size
 
 _CHANNELS = 4
 _WORD = 8  # bits of a value

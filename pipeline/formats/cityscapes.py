@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.files import find_files
-from pipeline.images import encode_mask, read_mask
-from pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.files import find_files
+from bpr.pipeline.formats.images import encode_mask, read_mask
+from bpr.pipeline.instance import Instance, Mask, Prediction
 
 SUFFIX = "_pred.txt"
 IMAGE_SUFFIX = "_leftImg8bit"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats import polygons, rle
-from pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
 ImageId = int | str
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from zlib_ng import zlib_ng
 
-from pipeline.instance import BoolArray, Mask, Size, UInt8Array
+from bpr.pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 

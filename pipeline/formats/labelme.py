@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.formats import polygons
-from pipeline.formats.coco import load_json
-from pipeline.images import NamedFile, encode_mask, read_mask
-from pipeline.instance import BoolArray, Instance, Mask, Prediction, Size, differing_pixels
+from bpr.pipeline.formats import polygons
+from bpr.pipeline.formats.coco import load_json
+from bpr.pipeline.formats.images import NamedFile, encode_mask, read_mask
+from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, Size, differing_pixels
 
 _FAR = 10  # times the image's size; no shape comes near it
 

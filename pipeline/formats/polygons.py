@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.instance import Mask, Size
+from bpr.pipeline.instance import Mask, Size
 
 Points = npt.NDArray[np.float64]
 """(K, 2) x and y in pixels, closed: the last point is joined to the first."""

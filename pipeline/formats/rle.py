@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.instance import Int64Array, Mask, Size
+from bpr.pipeline.instance import Int64Array, Mask, Size
 
 _LONGEST_OUTLINE = 1000  # times (height + width); no object comes near it
 

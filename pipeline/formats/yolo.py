@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.formats import polygons
-from pipeline.instance import Instance, Mask, Prediction, Size, differing_pixels
+from bpr.pipeline.formats import polygons
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size, differing_pixels
 
 _OUTSIDE = 0.05  # share of the image by which a point may leave it
 # Ultralytics cuts pixel coordinates off to ints; those that it writes are ints before rounding.

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.batch.job import words
-from pipeline.evaluation.ground_truth import Annotation, GroundTruth
-from pipeline.formats.cityscapes import image_stems
-from pipeline.images import read_image
-from pipeline.instance import Float64Array, UInt8Array
+from bpr.pipeline.batch.job import words
+from bpr.pipeline.datasets.ground_truth import Annotation, GroundTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.formats.cityscapes import image_stems
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Float64Array, UInt8Array
 
 MAX_TRIES = 1000  # images drawn in a row without an object
 

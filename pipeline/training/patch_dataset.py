@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
-from pipeline.extraction.layouts import INDEX_COLUMNS
-from pipeline.extraction.run import FORMAT, manifest_name
-from pipeline.images import IGNORE, read_image, read_mask
-from pipeline.instance import Int64Array, UInt8Array
-from pipeline.training_patches import StreamSettings, batch_numbers, photometric
+from bpr.pipeline.extraction.extract import FORMAT, manifest_name
+from bpr.pipeline.extraction.layouts import INDEX_COLUMNS
+from bpr.pipeline.formats.images import IGNORE, read_image, read_mask
+from bpr.pipeline.instance import Int64Array, UInt8Array
+from bpr.pipeline.training.patch_stream import StreamSettings, batch_numbers, photometric
 
 
 class Patches(Protocol):

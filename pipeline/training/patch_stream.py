@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.crops import crop_patches
-from pipeline.geometry import select_patches
-from pipeline.images import IGNORE, InstanceMap, read_image, read_instance_map
-from pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
-from pipeline.settings import PatchSettings
-from pipeline.simulate import simulate_coarse_mask
+from bpr.pipeline.crops import crop_patches
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.simulate import simulate_coarse_mask
+from bpr.pipeline.formats.images import IGNORE, InstanceMap, read_image, read_instance_map
+from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
+from bpr.pipeline.settings import PatchSettings
 
 PATCHES_PER_OBJECT = 2
 MAX_TRIES = 2000  # draws in a row that give no patch

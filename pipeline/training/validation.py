@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.images import IGNORE, read_image, read_instance_map
-from pipeline.instance import BoolArray, Instance, Mask, Prediction, UInt8Array
-from pipeline.metrics import boundary_f, boundary_iou
-from pipeline.predictor import MaskPredictor
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from pipeline.simulate import mask_head, perfect, polygon
-from pipeline.training_patches import MIN_AREA, LabelledImage
+from bpr.pipeline.datasets.simulate import mask_head, perfect, polygon
+from bpr.pipeline.formats.images import IGNORE, read_image, read_instance_map
+from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, UInt8Array
+from bpr.pipeline.metrics import boundary_f, boundary_iou
+from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.training.patch_stream import MIN_AREA, LabelledImage
 
 KINDS = (mask_head, polygon, perfect)  # in turn, from instance to instance
 WORSE = 0.01  # Boundary IoU

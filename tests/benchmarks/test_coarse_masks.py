@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.coarse_masks import KINDS, main
-from pipeline.formats.cityscapes import (
+from bpr.pipeline.formats.cityscapes import (
     find_prediction_files,
     parse_prediction_file,
     read_instances,

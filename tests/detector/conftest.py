@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.build import Detector, build_detector
-from detector.presets import PRESETS, Preset
+from bpr.detector.build import Detector, build_detector
+from bpr.detector.presets import PRESETS, Preset
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -8,8 +8,8 @@ import torch
 from torchvision.models import resnet18
 from torchvision.transforms.functional import normalize
 
-from detector.backbone import fill_body, load_imagenet, make_backbone
-from detector.presets import PRESETS, Conventions
+from bpr.detector.backbone import fill_body, load_imagenet, make_backbone
+from bpr.detector.presets import PRESETS, Conventions
 from tests.detector.conftest import tiny
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector import mask_branch
-from detector.build import Detector, build_detector, set_inference
-from detector.detections import Detections
-from detector.presets import DETECTRON2, MMDETECTION, PRESETS, Conventions
+from bpr.detector import mask_branch
+from bpr.detector.build import Detector, build_detector, set_inference
+from bpr.detector.detections import Detections
+from bpr.detector.presets import DETECTRON2, MMDETECTION, PRESETS, Conventions
 from tests.detector.conftest import scene, tiny, tiny_detector
 
 SYSTEMS: dict[str, dict[str, Any]] = {

@@ -14,17 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.build import Detector, build_detector
-from detector.categories import CITYSCAPES, COCO, Categories, published_categories
-from detector.checkpoints import (
+from bpr._published_weights import read_published
+from bpr.detector.build import Detector, build_detector
+from bpr.detector.categories import CITYSCAPES, COCO, Categories, published_categories
+from bpr.detector.checkpoints import (
     DetectorInfo,
     import_detector,
     load_detector,
     save_detector,
 )
-from detector.layouts import convert, find_layout, layout_of, recognise
-from detector.presets import PRESETS
-from refiner.published import read_published
+from bpr.detector.layouts import convert, find_layout, layout_of, recognise
+from bpr.detector.presets import PRESETS
 
 THREE = Categories(("cat", "dog", "cow"), (3, 7, 9))
 

@@ -14,15 +14,15 @@ from hypothesis.extra.numpy import arrays as arrays_of
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from detector.anchors import SIDES, STRIDES, PyramidAnchors
-from detector.box_coder import ClampedBoxCoder
-from detector.box_stage import box_losses
-from detector.detections import Detections, paste
-from detector.mask_targets import Positives, mask_targets, polygon_targets
-from detector.matching import ClaimingMatcher
-from detector.pooling import PyramidPool, box_levels, indexed
-from detector.presets import Library
-from detector.resizing import resize_image, resized_size
+from bpr.detector.anchors import SIDES, STRIDES, PyramidAnchors
+from bpr.detector.box_coder import ClampedBoxCoder
+from bpr.detector.box_stage import box_losses
+from bpr.detector.claiming import ClaimingMatcher
+from bpr.detector.detections import Detections, paste
+from bpr.detector.mask_targets import Positives, mask_targets, polygon_targets
+from bpr.detector.pooling import PyramidPool, box_levels, indexed
+from bpr.detector.presets import Library
+from bpr.detector.resizing import resize_image, resized_size
 from tests.detector.conftest import Arrays
 
 

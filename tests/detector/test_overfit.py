@@ -15,15 +15,15 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.build import build_detector
-from detector.categories import Categories
-from detector.checkpoints import DetectorInfo
-from detector.schedule import Schedule
-from detector.training import Batch, Trainer
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.detection import as_prediction
-from pipeline.formats import coco, rle
-from pipeline.instance import Prediction
+from bpr.detector.build import build_detector
+from bpr.detector.categories import Categories
+from bpr.detector.checkpoints import DetectorInfo
+from bpr.detector.schedule import Schedule
+from bpr.detector.training import Batch, Trainer
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.detection import as_prediction
+from bpr.pipeline.formats import coco, rle
+from bpr.pipeline.instance import Prediction
 from tests.detector.conftest import tiny
 
 SYSTEMS = {

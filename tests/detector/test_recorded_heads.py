@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector.bmask import BoundaryPreservingHead, boundary_loss, boundary_target
-from detector.boundary_band import boundary_band
-from detector.mask_branch import mask_loss
-from detector.mask_targets import Positives, mask_targets
-from detector.refinemask import (
+from bpr.detector.bmask import BoundaryPreservingHead, boundary_loss, boundary_target
+from bpr.detector.boundary_band import boundary_band
+from bpr.detector.mask_branch import mask_loss
+from bpr.detector.mask_targets import Positives, mask_targets
+from bpr.detector.refinemask import (
     SIDES,
     RefineMaskHead,
     instance_loss,
@@ -22,8 +22,8 @@ from detector.refinemask import (
     semantic_target,
     stage_losses,
 )
-from detector.simple_refinemask import LOSS_WEIGHTS as SIMPLE_LOSS_WEIGHTS
-from detector.simple_refinemask import SimpleRefineMaskHead, sample_points
+from bpr.detector.simple_refinemask import LOSS_WEIGHTS as SIMPLE_LOSS_WEIGHTS
+from bpr.detector.simple_refinemask import SimpleRefineMaskHead, sample_points
 from tests.detector.conftest import Arrays
 
 REFINE_PRED = tuple(f"refine_pred{side}" for side in SIDES)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from detector.bmask import BMaskBranch
-from detector.checkpoints import import_detector
-from detector.pooling import indexed
-from detector.refinemask import RefineMaskBranch
-from detector.roi_heads import _clipped
+from bpr.detector.bmask import BMaskBranch
+from bpr.detector.checkpoints import import_detector
+from bpr.detector.pooling import indexed
+from bpr.detector.refinemask import RefineMaskBranch
+from bpr.detector.roi_heads import _clipped
 from tests.detector.conftest import Arrays
 
 SIZE = (128, 160)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from detector.build import Detector, set_inference
-from detector.checkpoints import import_detector
+from bpr.detector.build import Detector, set_inference
+from bpr.detector.checkpoints import import_detector
 
 MAKERS = {
     "maskrcnn_resnet50_fpn": maskrcnn_resnet50_fpn,

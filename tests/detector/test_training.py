@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.presets import PRESETS
-from detector.schedule import Schedule
-from detector.training import Batch, Trainer
+from bpr.detector.presets import PRESETS
+from bpr.detector.schedule import Schedule
+from bpr.detector.training import Batch, Trainer
 from tests.detector.conftest import scene, tiny_detector
 
 SHORT = Schedule(6, 2, 0.005, (4,), warmup_steps=2, clip_norm=10, log_every=1, checkpoint_every=3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detector.build import build_detector
-from detector.transfer import ClassRows, class_rows, transfer
+from bpr.detector.build import build_detector
+from bpr.detector.transfer import ClassRows, class_rows, transfer
 from tests.detector.conftest import tiny
 
 COCO = ("person", "bicycle", "car")

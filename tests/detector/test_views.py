@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detector.build import set_inference
-from detector.views import detect_views
+from bpr.detector.build import set_inference
+from bpr.detector.views import detect_views
 from tests.detector.conftest import scene, tiny_detector
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.main import COMMANDS, main
+from bpr.scripts.main import COMMANDS, main
 from tests.docs.pages import PAGES, ROOT, Command, commands
 from tests.docs.world import World
 from tests.networks import save_random_network
@@ -214,7 +214,7 @@ def test_pictures_are_those_that_the_code_draws(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image
 
-    from scripts import draw_docs
+    from bpr.scripts import draw_docs
 
     monkeypatch.setattr(draw_docs, "FOLDER", tmp_path)
     draw_docs.main()
@@ -223,12 +223,15 @@ def test_pictures_are_those_that_the_code_draws(tmp_path, monkeypatch):
     for path in pictures:
         with Image.open(path) as then, Image.open(tmp_path / path.name) as now:
             difference = np.asarray(then).astype(int) - np.asarray(now)
-        assert np.abs(difference).mean() < 0.5, "run python -m scripts.draw_docs"
+        assert np.abs(difference).mean() < 0.5, "run python -m bpr.scripts.draw_docs"
 
 
 def test_the_help_of_bpr_names_every_command():
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.main", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "bpr", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0
     assert all(name in done.stdout for name in COMMANDS)

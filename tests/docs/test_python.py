@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from bpr import load_refiner
-from pipeline.formats import rle
-from pipeline.instance import Mask
+from bpr.pipeline.formats import rle
+from bpr.pipeline.instance import Mask
 from tests.docs.pages import ROOT
 from tests.docs.world import World
 from tests.networks import save_random_network

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from scripts.main import COMMANDS
-from scripts.write_reference import PAGE, page
+from bpr.scripts.main import COMMANDS
+from bpr.scripts.write_reference import PAGE, page
 from tests.docs.pages import PAGES, ROOT, links
 
 
 def test_the_reference_is_up_to_date():
     # lines are broken in other places by other Pythons
     now, then = (" ".join(text.split()) for text in (page(), PAGE.read_text(encoding="utf-8")))
-    assert now == then, "run python -m scripts.write_reference"
+    assert now == then, "run python -m bpr.scripts.write_reference"
 
 
 def test_the_reference_has_every_command():

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detector.checkpoints import find_detector
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import polygons, rle
-from pipeline.images import encode_mask
-from pipeline.instance import Mask
+from bpr.detector.checkpoints import find_detector
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.formats.images import encode_mask
+from bpr.pipeline.instance import Mask
 
 TOP, LEFT, SIZE = 100, 150, (200, 250)  # the part of the photograph, (height, width)
 
@@ -33,7 +33,7 @@ class World:
         self._write_truth()
         self._write_coco()
         self._write_labels()
-        shutil.copyfile(find_detector("lite")[0], root / "detector.safetensors")
+        shutil.copyfile(find_detector("lite")[0], root / "bpr.detector.safetensors")
 
     def _write_images(self) -> None:
         photograph = Image.fromarray(self.image)

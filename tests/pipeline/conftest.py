@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from refiner.predictor import LoadedPredictor, load_predictor
+from bpr.refiner.predictor import LoadedPredictor, load_predictor
 from tests.networks import save_random_network
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.crops import crop_patches, patch_probabilities
-from pipeline.geometry import patch_size_for, select_patches
-from pipeline.instance import Mask
-from pipeline.settings import PatchSettings
+from bpr.pipeline.crops import crop_patches, patch_probabilities
+from bpr.pipeline.geometry import patch_size_for, select_patches
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.settings import PatchSettings
 from tests.strategies import masks, patch_settings, quick
 
 COMPAT = PatchSettings(64, compat=True)

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.crops import crop_patches
-from pipeline.device import predict_on_device
-from pipeline.geometry import select_patches
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict
-from pipeline.settings import PatchSettings
-from refiner.checkpoints import load_model
-from refiner.device_network import DeviceNetwork
-from refiner.device_patches import PatchTable, cut_patches, put_back
+from bpr.pipeline.crops import crop_patches
+from bpr.pipeline.device import predict_on_device
+from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.checkpoints import load_model
+from bpr.refiner.device_network import DeviceNetwork
+from bpr.refiner.device_patches import PatchTable, cut_patches, put_back
 from tests import oracles
 from tests.strategies import masks, patch_settings, quick
 

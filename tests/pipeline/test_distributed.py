@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.batch.coco_job import CocoJob
-from pipeline.batch.engine import InThisProcess
-from pipeline.batch.run import Progress, run_batch
-from pipeline.extraction.run import Extraction, extract, one_after_another
-from pipeline.extraction.settings import FOLDERS, ExtractionSettings
-from pipeline.extraction.shard import extract_shard
-from pipeline.formats import rle
-from pipeline.images import read_header
-from pipeline.instance import Mask
-from pipeline.predictor import KeepCoarse
-from pipeline.settings import PatchSettings
-from refiner.predictor import load_predictor
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.batch.coco_job import CocoJob
+from bpr.pipeline.batch.engine import InThisProcess
+from bpr.pipeline.batch.run_batch import Progress, run_batch
+from bpr.pipeline.extraction.extract import Extraction, extract, one_after_another
+from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
+from bpr.pipeline.extraction.shard import extract_shard
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import read_header
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import load_predictor
 from tests.crashing import DeadlyNetwork, DeadlyPredictions
 from tests.datasets import digests, open_dataset, write_dataset
 from tests.networks import INPUT_SIZE
@@ -34,7 +34,7 @@ pytest.importorskip("ray", reason="needs ray (pip install 'bpr[ray]')")
 # Ray leaves sockets and files of its own to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-from pipeline.distributed import DIED, Cluster, open_cluster  # noqa: E402
+from bpr.pipeline.distributed import DIED, Cluster, open_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.batch.engine import InThisProcess
-from pipeline.batch.run import run_batch
-from pipeline.extraction.run import Extraction, extract
-from pipeline.extraction.settings import ExtractionSettings
-from pipeline.predictor import KeepCoarse
-from pipeline.settings import PatchSettings
-from scripts.main import main
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.batch.engine import InThisProcess
+from bpr.pipeline.batch.run_batch import run_batch
+from bpr.pipeline.extraction.extract import Extraction, extract
+from bpr.pipeline.extraction.settings import ExtractionSettings
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.settings import PatchSettings
+from bpr.scripts.main import main
 from tests.datasets import digests, open_dataset, write_dataset
 from tests.networks import INPUT_SIZE
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 
-from pipeline.distributed import open_cluster  # noqa: E402
+from bpr.pipeline.distributed import open_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)
@@ -140,7 +140,7 @@ def command(data: Path, out: Path) -> list[str]:
 
 def test_a_killed_driver_is_continued(data: Path, expected: dict[str, str], tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.main", *command(data, tmp_path), "--workers", "2"],
+        [sys.executable, "-m", "bpr", *command(data, tmp_path), "--workers", "2"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -178,7 +178,7 @@ def test_a_killed_driver_of_a_refinement_is_continued(
         ]  # fmt: skip
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "scripts.main", *refine("two", "--workers", "2")],
+        [sys.executable, "-m", "bpr", *refine("two", "--workers", "2")],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -251,7 +251,7 @@ def test_a_full_disk_loses_nothing_that_is_done(
 
 def test_without_workers_ray_is_not_imported(data: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from scripts.main import main; code = main(sys.argv[1:]); "
+        "import sys; from bpr.scripts.main import main; code = main(sys.argv[1:]); "
         "sys.exit(code or 'ray' in sys.modules)"
     )
     done = subprocess.run(

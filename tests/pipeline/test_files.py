@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from pipeline.files import find_files, stamp, write_atomically
-from refiner.hashing import file_sha256
+from bpr._weight_files import file_sha256
+from bpr.pipeline.files import find_files, stamp, write_atomically
 
 
 def test_a_file_is_written_whole_with_its_folder_and_its_sha256(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.geometry import (
+from bpr.pipeline.geometry import (
     AUTO_PATCH_SIZES,
     find_boundary,
     patch_size_for,
@@ -15,8 +15,8 @@ from pipeline.geometry import (
     select_patches,
     suppress,
 )
-from pipeline.instance import Mask
-from pipeline.settings import PatchSettings
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.settings import PatchSettings
 from tests import oracles
 from tests.strategies import masks, patch_settings, quick, thorough
 

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.harm import LEAST_MOVE, LEAST_MOVE_SHARE, without_harm
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.predictor import KeepCoarse
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
+from bpr.pipeline.harm import LEAST_MOVE, LEAST_MOVE_SHARE, without_harm
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
 
 SIZE = (200, 240)
 

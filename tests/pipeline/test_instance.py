@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.instance import Instance, Mask, Prediction
 from tests.strategies import bitmaps, masks, quick, thorough
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.quality import read_pairs
-from pipeline.instance import Mask
-from pipeline.metrics import boundary_f, boundary_iou, boundary_region, outline
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.metrics import boundary_f, boundary_iou, boundary_region, outline
 from tests import oracles
 from tests.strategies import bitmaps, masks, quick, thorough
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.main import main
+from bpr.scripts.main import main
 from tests.datasets import digests, write_dataset
 
 pytest.importorskip("moto.server", reason="needs moto[server]")

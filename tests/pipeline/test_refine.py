@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.crops import patch_probabilities
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.predictor import KeepCoarse
-from pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict, refine
-from pipeline.settings import PatchSettings
-from refiner.predictor import load_predictor
+from bpr.pipeline.crops import patch_probabilities
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict, refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import load_predictor
 from tests.networks import INPUT_SIZE
 from tests.refiner.conftest import published_state
 from tests.strategies import bitmaps, patch_settings, quick

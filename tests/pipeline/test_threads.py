@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pipeline.threads import map_ahead
+from bpr.pipeline.threads import map_ahead
 
 
 def test_results_come_in_the_order_of_the_items_though_later_ones_finish_first():

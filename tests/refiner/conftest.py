@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from refiner.checkpoints import save_model
-from refiner.model_config import ModelConfig
-from refiner.network import PatchNetwork
+from bpr.refiner.checkpoints import save_model
+from bpr.refiner.model_config import ModelConfig
+from bpr.refiner.network import PatchNetwork
 
 FILES = {"hrnet18s": "hrnet18s_128", "hrnet48": "hrnet48_256"}
 

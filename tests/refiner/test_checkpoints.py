@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from refiner.checkpoints import convert_weights, import_mmseg, load_model, save_model
-from refiner.model_config import ModelConfig
-from refiner.weight_files import shipped_names
+from bpr._weight_files import shipped_names
+from bpr.refiner.checkpoints import convert_weights, import_mmseg, load_model, save_model
+from bpr.refiner.model_config import ModelConfig
 
 CONFIG = ModelConfig("hrnet18s", 64, patch_size=48, padding=4, data="squares", licence="CC0")
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from refiner.device_network import DeviceNetwork
-from refiner.predictor import load_predictor
-from refiner.torch_predictor import TorchPredictor
+from bpr.refiner.device_network import DeviceNetwork
+from bpr.refiner.predictor import load_predictor
+from bpr.refiner.torch_predictor import TorchPredictor
 
 DEVICES = [
     "cpu",

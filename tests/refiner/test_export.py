@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import read_pairs
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.images import read_image
-from pipeline.instance import Instance, Prediction, differing_pixels
-from pipeline.refine import merge, plan, predict
-from pipeline.settings import PatchSettings
-from pipeline.version import VERSION
-from refiner.checkpoints import load_model
-from refiner.export import describe
-from refiner.openvino_predictor import import_openvino, openvino_core
-from refiner.torch_predictor import TorchPredictor
-from scripts.main import main
+from bpr import __version__
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Instance, Prediction, differing_pixels
+from bpr.pipeline.refine import merge, plan, predict
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.checkpoints import load_model
+from bpr.refiner.export import describe
+from bpr.refiner.openvino_predictor import import_openvino, openvino_core
+from bpr.refiner.torch_predictor import TorchPredictor
+from bpr.scripts.main import main
 from tests.networks import INPUT_SIZE, save_random_network
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_any_input_size_is_exported(kind, random_weights, tmp_path):
 @pytest.mark.parametrize("kind", RUNTIMES)
 def test_a_model_says_what_it_is(kind, shipped, runtimes):
     metadata = runtimes[kind].metadata
-    assert metadata == describe(shipped, f"bpr {VERSION}")
+    assert metadata == describe(shipped, f"bpr {__version__}")
     assert metadata["weights_sha256"] == shipped.sha256
     assert metadata["input_size"] == str(runtimes[kind].input_size)
     assert metadata["patch_size"] == "auto"

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refiner.checkpoints import load_model
-from refiner.network import PatchNetwork, normalise, object_logits, upsample
+from bpr.refiner.checkpoints import load_model
+from bpr.refiner.network import PatchNetwork, normalise, object_logits, upsample
 
 
 @pytest.mark.parametrize(

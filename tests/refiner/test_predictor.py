@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from refiner.network import object_logits
-from refiner.predictor import load_predictor
-from refiner.torch_predictor import TorchPredictor, fold_batch_norms
+from bpr.refiner.network import object_logits
+from bpr.refiner.predictor import load_predictor
+from bpr.refiner.torch_predictor import TorchPredictor, fold_batch_norms
 
 ROOT = Path(__file__).parents[2]
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
@@ -164,7 +164,7 @@ class TestOpenVINO:
     def test_a_signal_finds_its_handler_after_predictors_are_gone(self, weights):
         """In a process of its own: what fails here is the process."""
         code = (
-            "import signal, sys; from refiner.predictor import load_predictor; "
+            "import signal, sys; from bpr.refiner.predictor import load_predictor; "
             "first = load_predictor(sys.argv[1], 'cpu', 'openvino'); "
             "second = load_predictor(sys.argv[1], 'cpu', 'openvino'); "
             "del first; del second; "
@@ -196,7 +196,7 @@ class TestOpenVINO:
 
     def test_a_model_comes_from_the_cache_the_second_time(self, weights, patches, monkeypatch):
         first = load_predictor(weights, "cpu", "openvino")
-        monkeypatch.setattr("refiner.checkpoints.load_model", None)  # nothing may call it
+        monkeypatch.setattr("bpr.refiner.checkpoints.load_model", None)  # nothing may call it
         second = load_predictor(weights, "cpu", "openvino")
         assert second.config == first.config
         assert second.weights_sha256 == first.weights_sha256
@@ -219,7 +219,7 @@ class TestOpenVINO:
     def test_a_cached_model_needs_no_torch(self, weights):
         load_predictor(weights, "cpu", "openvino")
         code = (
-            "import sys; from refiner.predictor import load_predictor; "
+            "import sys; from bpr.refiner.predictor import load_predictor; "
             "load_predictor(sys.argv[1], 'cpu', 'auto'); assert 'torch' not in sys.modules"
         )
         command = [sys.executable, "-c", code, str(weights)]

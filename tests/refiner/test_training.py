@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from refiner.network import PatchNetwork, normalise, upsample
-from refiner.recipes import RECIPES, Recipe
-from refiner.training import LOG_FIELDS, Trainer
+from bpr.refiner.network import PatchNetwork, normalise, upsample
+from bpr.refiner.recipes import RECIPES, Recipe
+from bpr.refiner.training import LOG_FIELDS, Trainer
 
 SIDE = 32
 SHORT = Recipe(steps=8, warmup_steps=2, log_every=1, checkpoint_every=4)

@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import polygons, rle
-from pipeline.images import encode_mask, encode_png, read_mask
-from pipeline.instance import Mask
-from scripts.main import main
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.formats.images import encode_mask, encode_png, read_mask
+from bpr.pipeline.instance import Mask
+from bpr.scripts.main import main
 from tests.networks import save_random_network
 
 sdk = pytest.importorskip("cvat_sdk", reason="needs pip install 'bpr[cvat]'")

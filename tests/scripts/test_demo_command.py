@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.drawing import draw_comparison
+from bpr.pipeline.demo.drawing import draw_comparison
+from bpr.pipeline.demo.scenes import load_demo_scenes
 
 
 def test_the_demo_sharpens_the_masks_and_draws_what_changed(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.main", "demo", "--out", str(tmp_path / "look")],
+        [sys.executable, "-m", "bpr", "demo", "--out", str(tmp_path / "look")],
         capture_output=True,
         text=True,
     )

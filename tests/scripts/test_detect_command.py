@@ -18,12 +18,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.categories import CITYSCAPES
-from detector.checkpoints import load_detector
-from pipeline.detection import InstanceDetector, as_prediction
-from pipeline.formats import cityscapes
-from pipeline.images import read_image, read_mask
-from scripts.main import main
+from bpr.detector.categories import CITYSCAPES
+from bpr.detector.checkpoints import load_detector
+from bpr.pipeline.detection import InstanceDetector, as_prediction
+from bpr.pipeline.formats import cityscapes
+from bpr.pipeline.formats.images import read_image, read_mask
+from bpr.scripts.main import main
 from tests.datasets import digests
 from tests.networks import save_random_detector, save_random_network
 from tests.pipeline.evaluation.datasets import make_dataset
@@ -236,7 +236,7 @@ def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, t
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.main", *map(str, words)],
+            [sys.executable, "-m", "bpr", *map(str, words)],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,

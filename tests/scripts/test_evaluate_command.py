@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.extra import MODULES
-from scripts.main import main
+from bpr._extras import MODULES
+from bpr.scripts.main import main
 from tests.networks import save_random_network
 from tests.pipeline.evaluation.datasets import make_dataset
 

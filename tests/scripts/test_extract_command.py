@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.main import main
+from bpr.scripts.main import main
 from tests.datasets import digests, write_dataset
 
 

@@ -9,15 +9,23 @@ import pytest
 import torch
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from detector.checkpoints import load_detector
-from refiner.checkpoints import load_model
-from scripts.main import main
+from bpr.detector.checkpoints import load_detector
+from bpr.refiner.checkpoints import load_model
+from bpr.scripts.main import main
 from tests.refiner.conftest import published_state
 
 
 def import_weights(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.main", "import-weights", str(source), str(out), *options],
+        [
+            sys.executable,
+            "-m",
+            "bpr.scripts.main",
+            "import-weights",
+            str(source),
+            str(out),
+            *options,
+        ],
         capture_output=True,
         text=True,
     )

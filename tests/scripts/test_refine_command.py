@@ -19,10 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.formats import rle
-from pipeline.images import read_mask
-from pipeline.instance import Mask
-from scripts.main import main
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import read_mask
+from bpr.pipeline.instance import Mask
+from bpr.scripts.main import main
 from tests.networks import INPUT_SIZE, save_random_network
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def start(weights):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
 
     def start(*arguments):
-        command = [sys.executable, "-m", "scripts.main", "refine", *map(str, arguments)]
+        command = [sys.executable, "-m", "bpr", "refine", *map(str, arguments)]
         # a shell that runs the tests in its background passes on that SIGINT is ignored
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.batch.label_files_job import LabelFilesJob, LabelMe, Yolo
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import labelme, polygons, rle, yolo
-from pipeline.images import encode_mask, read_mask
-from pipeline.instance import Mask
-from scripts.main import main
+from bpr.pipeline.batch.label_files_job import LabelFilesJob, LabelMe, Yolo
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import labelme, polygons, rle, yolo
+from bpr.pipeline.formats.images import encode_mask, read_mask
+from bpr.pipeline.instance import Mask
+from bpr.scripts.main import main
 from tests.networks import save_random_network
 
 

@@ -26,7 +26,7 @@ def test_refining_an_image_with_known_weights_imports_nothing_heavy(tmp_path):
     mask[20:60, 30:70] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     code = (
-        "import sys; from scripts.main import main; status = main(sys.argv[2:]); "
+        "import sys; from bpr.scripts.main import main; status = main(sys.argv[2:]); "
         "found = [name for name in sys.argv[1].split() if name in sys.modules]; "
         "sys.exit(status or ' '.join(found) or 0)"
     )

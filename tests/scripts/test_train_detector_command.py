@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.checkpoints import load_detector
-from scripts.main import main
+from bpr.detector.checkpoints import load_detector
+from bpr.scripts.main import main
 from tests.datasets import write_dataset
 from tests.pipeline.evaluation.datasets import make_dataset
 
@@ -93,7 +93,7 @@ def test_coco_weights_go_on_with_cityscapes_by_the_names_of_categories(tmp_path,
 def test_two_processes_train_one_detector_together(photographs, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["-m", "scripts.main", *command(photographs, tmp_path / "two", "--steps", "2")]
+    words = ["-m", "bpr", *command(photographs, tmp_path / "two", "--steps", "2")]
     done = subprocess.run(
         [sys.executable, *torchrun, *words],
         cwd=ROOT,

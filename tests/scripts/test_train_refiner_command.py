@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from refiner.checkpoints import load_model
+from bpr.refiner.checkpoints import load_model
 
 
 def bpr(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.main", *map(str, words)], capture_output=True, text=True
+        [sys.executable, "-m", "bpr", *map(str, words)], capture_output=True, text=True
     )
 
 
@@ -69,7 +69,7 @@ def test_training_goes_on_from_weights_and_validates(photographs_folder: Path) -
 def test_two_processes_train_one_network_together(photographs_folder: Path) -> None:
     def command(run: str) -> list[str | Path]:
         return [
-            *("-m", "scripts.main", "train-refiner", "--images", photographs_folder / "images"),
+            *("-m", "bpr", "train-refiner", "--images", photographs_folder / "images"),
             *("--instance-maps", photographs_folder / "maps", "--out", photographs_folder / run),
             *("--batch-size", "2", "--steps", "2", "--input-size", "32", "--threads", "1"),
         ]

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.detection import DetectionSettings, InstanceDetector
-from pipeline.formats import rle
-from pipeline.images import encode_mask, encode_png
-from pipeline.instance import Mask
-from refiner.predictor import load_predictor
+from bpr.pipeline.detection import DetectionSettings, InstanceDetector
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_mask, encode_png
+from bpr.pipeline.instance import Mask
+from bpr.refiner.predictor import load_predictor
 from tests.networks import save_random_detector, save_random_network
 from tests.service.services import running
 
@@ -33,7 +33,7 @@ def predictor(weights):
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory):
     """A real detector that finds four things in everything."""
-    path = save_random_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
+    path = save_random_detector(tmp_path_factory.mktemp("weights") / "bpr.detector.safetensors")
     return InstanceDetector(path, "cpu", DetectionSettings(score=0.0, detections=4))
 
 

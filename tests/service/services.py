@@ -14,11 +14,11 @@ from pathlib import Path
 
 import httpx
 
-from pipeline.detection import InstanceDetector
-from refiner.predictor import LoadedPredictor
-from service.app import create_app
-from service.server import DrainingServer, listen
-from service.settings import ServiceSettings
+from bpr.pipeline.detection import InstanceDetector
+from bpr.refiner.predictor import LoadedPredictor
+from bpr.service.app import create_app
+from bpr.service.server import DrainingServer, listen
+from bpr.service.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
 START_S = 120  # torch takes its time to load on a busy machine
@@ -96,7 +96,7 @@ class Process(Service):
 @contextmanager
 def bpr_serve(*arguments: str, **variables: str) -> Iterator[Process]:
     """Start `bpr serve` on a free port and wait until it is ready."""
-    command = [sys.executable, "-m", "scripts.main", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "bpr", "serve", "--port", "0", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True

@@ -10,11 +10,11 @@ import weakref
 import numpy as np
 import pytest
 
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.predictor import KeepCoarse
-from pipeline.refine import merge, plan, refine
-from pipeline.settings import PatchSettings
-from service.batching import Batcher, Closed, NetworkFailed
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.refine import merge, plan, refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.service.batching import Batcher, Closed, NetworkFailed
 
 SETTINGS = PatchSettings(16, nms_iou=0.3)
 BATCH = 8

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.formats import rle
-from pipeline.images import encode_mask, encode_png
-from service.settings import ServiceSettings
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_mask, encode_png
+from bpr.service.settings import ServiceSettings
 from tests.service.services import ROOT, running
 
 PAGE = (ROOT / "docs/service.md").read_text(encoding="utf-8")

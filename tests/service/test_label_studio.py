@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from pipeline.formats import brush
-from pipeline.images import encode_png
-from pipeline.instance import Instance, Prediction
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
+from bpr.pipeline.formats import brush
+from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.instance import Instance, Prediction
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
 from tests.service.services import running
 
 TOKEN = "0123abc"

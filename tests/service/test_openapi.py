@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from pipeline.formats import rle
-from service.schemas import ProblemDetails, RefineAnswer
+from bpr.pipeline.formats import rle
+from bpr.service.schemas import ProblemDetails, RefineAnswer
 from tests.service.services import running
 
 PROBLEM = "application/problem+json"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.formats import rle
-from pipeline.instance import Instance, Prediction
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from scripts.main import main
+from bpr.pipeline.formats import rle
+from bpr.pipeline.instance import Instance, Prediction
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.scripts.main import main
 from tests.networks import INPUT_SIZE
 from tests.service.conftest import Scene
 from tests.service.services import bpr_serve, running, until

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from pipeline.formats import rle
-from pipeline.images import encode_mask, encode_png
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_mask, encode_png
 from tests.service.services import running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.formats import rle
-from pipeline.images import encode_png
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_png
 from tests.service.services import running
 
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import rle
-from pipeline.images import encode_mask, encode_png, read_mask
-from pipeline.instance import Instance, Prediction
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from refiner.predictor import load_predictor
-from scripts.main import main
-from service.answers import safe_stem
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_mask, encode_png, read_mask
+from bpr.pipeline.instance import Instance, Prediction
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.predictor import load_predictor
+from bpr.scripts.main import main
+from bpr.service.answers import safe_stem
 from tests.networks import INPUT_SIZE
 from tests.service.services import running
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from detector.detections import Detections
-from pipeline.formats import rle
-from pipeline.images import encode_png
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
-from scripts.main import main
-from service.schemas import RefineAnswer
+from bpr.detector.detections import Detections
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
+from bpr.scripts.main import main
+from bpr.service.schemas import RefineAnswer
 from tests.networks import INPUT_SIZE, save_random_detector
 from tests.service.services import bpr_serve, running, until
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from scripts.main import main
-from service.settings import ServiceSettings, load_settings
+from bpr.scripts.main import main
+from bpr.service.settings import ServiceSettings, load_settings
 
 
 @pytest.fixture(autouse=True)

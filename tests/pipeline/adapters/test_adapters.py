@@ -16,11 +16,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from bpr import load_refiner
-from pipeline.adapters.find import find_adapter
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.formats import rle
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.refine import refine
+from bpr.pipeline.adapters.find import find_adapter
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats import rle
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.refine import refine
 
 
 @pytest.fixture(scope="module")
@@ -406,7 +406,7 @@ def test_what_is_wrong_with_an_image_is_said(refiner, material):
 
 def test_nothing_is_imported_to_find_an_adapter():
     code = (
-        "import sys, numpy\nfrom pipeline.adapters.find import find_adapter\n"
+        "import sys, numpy\nfrom bpr.pipeline.adapters.find import find_adapter\n"
         "find_adapter(numpy.zeros((1, 2, 2), bool)), find_adapter([{'counts': ''}])\n"
         "heavy = {'torch', 'torchvision', 'supervision', 'ultralytics', 'transformers'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bpr import add_refined_field, load_refiner
-from pipeline.demo_scenes import load_demo_scenes
-from pipeline.images import encode_mask, encode_png
-from pipeline.instance import Mask
+from bpr.pipeline.demo.scenes import load_demo_scenes
+from bpr.pipeline.formats.images import encode_mask, encode_png
+from bpr.pipeline.instance import Mask
 
 pytestmark = pytest.mark.slow
 

@@ -16,19 +16,19 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.batch.coco_job import CocoJob
-from pipeline.batch.detect import Refinement, detect_images
-from pipeline.batch.detect_coco_job import DetectCocoJob
-from pipeline.batch.detect_folder_job import DetectFolderJob
-from pipeline.batch.engine import InThisProcess
-from pipeline.batch.run import Tally, run_batch, run_images
-from pipeline.formats import cityscapes, coco
-from pipeline.images import read_image
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.predictor import KeepCoarse
-from pipeline.refine import refine
-from pipeline.settings import PatchSettings
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.batch.coco_job import CocoJob
+from bpr.pipeline.batch.detect import Refinement, detect_images
+from bpr.pipeline.batch.detect_coco_job import DetectCocoJob
+from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
+from bpr.pipeline.batch.engine import InThisProcess
+from bpr.pipeline.batch.run_batch import Tally, run_batch, run_images
+from bpr.pipeline.formats import cityscapes, coco
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.refine import refine
+from bpr.pipeline.settings import PatchSettings
 from tests.datasets import digests
 
 CATEGORIES = {24: "person", 26: "red car"}

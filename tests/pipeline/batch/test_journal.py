@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pipeline.batch.journal import Journal, OtherSetup
+from bpr.pipeline.batch.journal import Journal, OtherSetup
 
 HEADER = {"settings": {"patch_size": 64}, "weights": "a"}
 

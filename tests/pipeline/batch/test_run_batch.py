@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.batch.cityscapes_job import CityscapesJob
-from pipeline.batch.coco_job import CocoJob
-from pipeline.batch.engine import InThisProcess
-from pipeline.batch.mask_files_job import MaskFilesJob
-from pipeline.batch.run import run_batch
-from pipeline.formats import rle
-from pipeline.images import read_image, read_mask
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.predictor import KeepCoarse
-from pipeline.refine import MAX_WAITING_IMAGES, refine
-from pipeline.settings import PatchSettings
+from bpr.pipeline.batch.cityscapes_job import CityscapesJob
+from bpr.pipeline.batch.coco_job import CocoJob
+from bpr.pipeline.batch.engine import InThisProcess
+from bpr.pipeline.batch.mask_files_job import MaskFilesJob
+from bpr.pipeline.batch.run_batch import run_batch
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import read_image, read_mask
+from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.refine import MAX_WAITING_IMAGES, refine
+from bpr.pipeline.settings import PatchSettings
 from tests.networks import INPUT_SIZE
 
 SETTINGS = PatchSettings(patch_size=INPUT_SIZE)

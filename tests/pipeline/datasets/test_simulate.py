@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.simulate import SIMULATORS, nearly_perfect, perfect, simulate_coarse_mask
+from bpr.pipeline.datasets.simulate import SIMULATORS, nearly_perfect, perfect, simulate_coarse_mask
 from tests.strategies import bitmaps, quick, thorough
 
 every_simulator = pytest.mark.parametrize(

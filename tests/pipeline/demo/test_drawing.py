@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.drawing import (
+from bpr.pipeline.demo.drawing import (
     CLOSEUP_SCALE,
     CLOSEUP_SIDE,
     NARROW,
@@ -11,7 +11,7 @@ from pipeline.drawing import (
     draw_closeups,
     draw_comparison,
 )
-from pipeline.instance import Mask
+from bpr.pipeline.instance import Mask
 
 GAP, BAR = 10, 34  # px around panels, and of the caption
 HEIGHT, WIDTH = 120, 200

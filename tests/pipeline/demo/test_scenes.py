@@ -5,8 +5,8 @@ import socket
 import numpy as np
 import pytest
 
-from pipeline.demo_scenes import load_demo_scenes, rasterize
-from pipeline.geometry import find_boundary
+from bpr.pipeline.demo.scenes import load_demo_scenes, rasterize
+from bpr.pipeline.geometry import find_boundary
 
 
 @pytest.fixture(scope="module")

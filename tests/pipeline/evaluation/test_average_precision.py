@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from pipeline.evaluation.average_precision import AveragePrecisions
-from pipeline.evaluation.cityscapes_ap import CityscapesAp
-from pipeline.evaluation.cityscapes_truth import CityscapesTruth
-from pipeline.evaluation.coco_ap import FAMILY, boundary_ap, coco_ap, encode, lvis_ap
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.matching import MatchSettings
-from pipeline.evaluation.predictions import CityscapesPredictions, CocoPredictions
-from pipeline.formats import rle
-from pipeline.instance import Mask
+from bpr.pipeline.datasets.cityscapes_truth import CityscapesTruth
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.predictions import CityscapesPredictions, CocoPredictions
+from bpr.pipeline.evaluation.average_precision import AveragePrecisions
+from bpr.pipeline.evaluation.cityscapes_ap import CityscapesAp
+from bpr.pipeline.evaluation.coco_ap import FAMILY, boundary_ap, coco_ap, encode, lvis_ap
+from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.formats import rle
+from bpr.pipeline.instance import Mask
 from tests.pipeline.evaluation.datasets import make_dataset
 from tests.pipeline.evaluation.published import (
     cityscapes_boundary_ap,

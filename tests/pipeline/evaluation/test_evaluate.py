@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.ceiling import perfect_patches
-from pipeline.evaluation.comparison import compare, histogram, share_of_possible
-from pipeline.evaluation.ground_truth import image_key
-from pipeline.evaluation.inputs import EvaluationSettings, Inputs
-from pipeline.evaluation.matching import MatchSettings
-from pipeline.evaluation.predictions import open_predictions
-from pipeline.evaluation.report import build_report
-from pipeline.evaluation.run import evaluate
-from pipeline.evaluation.scores import size_class
-from pipeline.evaluation.truths import open_ground_truth
-from pipeline.geometry import select_patches
-from pipeline.instance import Mask
-from pipeline.rivals import GuidedFilter
-from pipeline.settings import PatchSettings
+from bpr.pipeline.datasets.ground_truth import image_key
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
+from bpr.pipeline.datasets.predictions import open_predictions
+from bpr.pipeline.evaluation.ceiling import perfect_patches
+from bpr.pipeline.evaluation.comparison import compare, histogram, share_of_possible
+from bpr.pipeline.evaluation.evaluate import evaluate
+from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.evaluation.report import build_report
+from bpr.pipeline.evaluation.rivals import GuidedFilter
+from bpr.pipeline.evaluation.scores import size_class
+from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.settings import PatchSettings
 from tests import oracles
 
 PATCHES = PatchSettings(patch_size=16)

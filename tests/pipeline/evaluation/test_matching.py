@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.ground_truth import AnnotatedImage, Annotation
-from pipeline.evaluation.matching import MatchSettings, mask_iou, match
-from pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.evaluation.matching import MatchSettings, mask_iou, match
+from bpr.pipeline.instance import Instance, Mask, Prediction
 from tests.strategies import bitmaps, masks, quick, thorough
 
 SIZE = (40, 60)

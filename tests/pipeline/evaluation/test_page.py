@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.inputs import EvaluationSettings, Inputs
-from pipeline.evaluation.matching import MatchSettings
-from pipeline.evaluation.page import render_page
-from pipeline.evaluation.predictions import open_predictions
-from pipeline.evaluation.report import build_report
-from pipeline.evaluation.result import Picture
-from pipeline.evaluation.run import evaluate
-from pipeline.evaluation.strips import closeup_box, draw_strip, outlined
-from pipeline.evaluation.tables import all_tables, percent, points, render
-from pipeline.evaluation.truths import open_ground_truth
-from pipeline.instance import Mask
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
+from bpr.pipeline.datasets.predictions import open_predictions
+from bpr.pipeline.evaluation.evaluate import evaluate
+from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.evaluation.page import render_page
+from bpr.pipeline.evaluation.report import build_report
+from bpr.pipeline.evaluation.result import Picture
+from bpr.pipeline.evaluation.strips import closeup_box, draw_strip, outlined
+from bpr.pipeline.evaluation.tables import all_tables, percent, points, render
+from bpr.pipeline.instance import Mask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.matching import mask_iou
-from pipeline.instance import Instance, Mask, Prediction
-from pipeline.rivals import GrabCut, GuidedFilter, band, filtered_mask, guided_filter
+from bpr.pipeline.evaluation.matching import mask_iou
+from bpr.pipeline.evaluation.rivals import GrabCut, GuidedFilter, band, filtered_mask, guided_filter
+from bpr.pipeline.instance import Instance, Mask, Prediction
 from tests.strategies import bitmaps, quick
 
 METHODS = [GrabCut(), GuidedFilter()]

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.evaluation.coco_truth import CocoTruth
-from pipeline.evaluation.predictions import CityscapesPredictions
-from pipeline.extraction.run import Extraction, extract
-from pipeline.extraction.settings import FOLDERS, ExtractionSettings
-from pipeline.extraction.source import Source
-from pipeline.formats import rle
-from pipeline.images import read_image, read_mask
-from pipeline.instance import Mask
-from pipeline.settings import PatchSettings
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.predictions import CityscapesPredictions
+from bpr.pipeline.extraction.extract import Extraction, extract
+from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
+from bpr.pipeline.extraction.source import Source
+from bpr.pipeline.formats import rle
+from bpr.pipeline.formats.images import read_image, read_mask
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.settings import PatchSettings
 from tests.conftest import SHARED
 
 SCENES = ["border", "components", "degenerate", "minimal", "skipped", "smallimage"]

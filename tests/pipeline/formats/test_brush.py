@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from pipeline.formats import brush
-from pipeline.instance import Mask
+from bpr.pipeline.formats import brush
+from bpr.pipeline.instance import Mask
 from tests.strategies import bitmaps, quick
 
 # written by label_studio_sdk 2.1.2, converter.brush.encode_rle, of RGBA pixels as an annotator's

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.formats import cityscapes, coco, rle
-from pipeline.images import read_mask
-from pipeline.instance import Prediction
+from bpr.pipeline.formats import cityscapes, coco, rle
+from bpr.pipeline.formats.images import read_mask
+from bpr.pipeline.instance import Prediction
 
 SIZE = (8, 12)
 

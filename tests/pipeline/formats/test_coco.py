@@ -9,8 +9,8 @@ from hypothesis import given
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from pipeline.formats import coco, rle
-from pipeline.instance import Mask
+from bpr.pipeline.formats import coco, rle
+from bpr.pipeline.instance import Mask
 from tests.strategies import masks, quick
 
 SIZE = (20, 30)

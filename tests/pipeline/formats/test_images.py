@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from pipeline.images import (
+from bpr.pipeline.formats.images import (
     Header,
     NamedFile,
     encode_mask,
@@ -20,7 +20,7 @@ from pipeline.images import (
     read_image,
     read_mask,
 )
-from pipeline.instance import Mask
+from bpr.pipeline.instance import Mask
 from tests.strategies import masks, quick
 
 HEIGHT, WIDTH = 6, 9

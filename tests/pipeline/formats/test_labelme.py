@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
-from pipeline.formats import labelme
-from pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.formats import labelme
+from bpr.pipeline.instance import Instance, Mask, Prediction
 from tests.strategies import bitmaps, quick
 
 SIZE = (60, 90)  # (height, width)

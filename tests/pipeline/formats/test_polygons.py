@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from pipeline.formats import polygons, rle
-from pipeline.instance import Mask
+from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.instance import Mask
 from tests.strategies import bitmaps, quick
 
 

@@ -8,8 +8,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from pipeline.formats import rle
-from pipeline.instance import Mask
+from bpr.pipeline.formats import rle
+from bpr.pipeline.instance import Mask
 from tests.strategies import bitmaps, masks, thorough
 
 SIZE = (20, 30)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
-from pipeline.formats import yolo
-from pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.formats import yolo
+from bpr.pipeline.instance import Instance, Mask, Prediction
 from tests.strategies import bitmaps, quick
 
 SIZE = (60, 90)  # (height, width)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.batch.image_index import ImageIndex
-from pipeline.detection_data import (
+from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
+from bpr.pipeline.formats import rle
+from bpr.pipeline.training.detection_stream import (
     DetectionBatches,
     DetectionSource,
     DetectionStream,
     load,
     readable,
 )
-from pipeline.evaluation.truths import open_ground_truth
-from pipeline.formats import rle
 from tests.datasets import write_dataset
 from tests.pipeline.evaluation.datasets import LABELS, make_dataset
 

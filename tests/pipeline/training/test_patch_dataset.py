@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from pipeline.extraction.run import Extraction, extract
-from pipeline.extraction.settings import FOLDERS, ExtractionSettings
-from pipeline.patch_dataset import PatchDataset, open_patches
-from pipeline.settings import PatchSettings
-from pipeline.training_patches import StreamSettings
+from bpr.pipeline.extraction.extract import Extraction, extract
+from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.training.patch_dataset import PatchDataset, open_patches
+from bpr.pipeline.training.patch_stream import StreamSettings
 from tests.datasets import open_dataset, write_dataset
 
 SETTINGS = ExtractionSettings(PatchSettings(32, nms_iou=0.25), images_per_shard=2)

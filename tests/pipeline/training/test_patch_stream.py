@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from pipeline.training_patches import (
+from bpr.pipeline.training.patch_stream import (
     PatchStream,
     StreamSettings,
     find_labelled_images,

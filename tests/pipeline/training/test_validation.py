@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.predictor import KeepCoarse
-from pipeline.settings import PatchSettings
-from pipeline.training_patches import LabelledImage, find_labelled_images
-from pipeline.validation import validate
+from bpr.pipeline.predictor import KeepCoarse
+from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.training.patch_stream import LabelledImage, find_labelled_images
+from bpr.pipeline.training.validation import validate
 
 SETTINGS = PatchSettings(patch_size=64)
 
