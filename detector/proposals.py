@@ -17,7 +17,7 @@ _KEPT = 1000  # by level before NMS, and of an image after it
 _MIN_SIDE = 1e-3  # of torchvision's proposals
 
 
-class _Head(RPNHead):
+class _ProposalHead(RPNHead):
     """Objectness and offsets in float32, whatever the features are."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -32,7 +32,7 @@ class ProposalNetwork(RegionProposalNetwork):
         exact = preset.conventions.library != "torchvision"
         super().__init__(
             PyramidAnchors(exact),
-            _Head(preset.channels, len(ASPECT_RATIOS), preset.rpn_convolutions),
+            _ProposalHead(preset.channels, len(ASPECT_RATIOS), preset.rpn_convolutions),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=256,

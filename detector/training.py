@@ -30,7 +30,7 @@ perhaps polygons, for each object as `Positives` has them."""
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-class Trainer:
+class DetectorTrainer:
     """A detector in training, with all that a resumed run needs.
 
     Files in `folder`: `checkpoint.pt`, and `log.csv` with one row every `log_every` steps. Only

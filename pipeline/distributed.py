@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
 import ray
 from ray import exceptions
 
-from bpr.pipeline.batch.engine import Outcome, ReadImage, Tell, read_image, write_image
+from bpr.pipeline.batch.engine import ImageOutcome, OpenedImage, Tell, read_image, write_image
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.extraction.shard import Shard, ShardResult, extract_shard, try_image
@@ -227,7 +227,7 @@ class _Step:
     kind: str  # read, predict or write
     key: str
     planned: Any = None  # reference to the image and its patches
-    image: ReadImage | None = None
+    image: OpenedImage | None = None
     answer: Any = None  # reference to what the network says
     actor: int = -1
     attempt: int = 0  # of predicting it alone
@@ -267,12 +267,12 @@ class _Refinement:
             self._busy[step.actor] -= 1
             self._is_tried_alone = self._is_tried_alone and not step.attempt
         result = _value(done)
-        if isinstance(result, Outcome):
+        if isinstance(result, ImageOutcome):
             self._tell(result)
         elif result is None and step.kind == "predict" and step.attempt < RETRIES:
             self._suspects.append(step)
         elif result is None:
-            self._tell(Outcome(step.key, reason=DIED))
+            self._tell(ImageOutcome(step.key, reason=DIED))
         elif step.kind == "read":
             self._ready.append(replace(step, image=result))
         else:
@@ -375,7 +375,7 @@ def _read(job: Job, key: str, known: Any, settings: PatchSettings) -> tuple[Any,
     _be_one_of_many()
     logger.info("image %s: reading", key)
     result = _telling(read_image, job, key, known, settings)
-    if isinstance(result, Outcome) and result.reason:
+    if isinstance(result, ImageOutcome) and result.reason:
         logger.warning("image %s: %s", key, result.reason)
     return result if isinstance(result, tuple) else (result, None)
 
@@ -408,7 +408,7 @@ class _Network:
         return self._predictor
 
 
-def _write(job: Job, image: ReadImage, answer: Answer) -> Any:
+def _write(job: Job, image: OpenedImage, answer: Answer) -> Any:
     _be_one_of_many()
     logger.info("image %s: writing", image.key)
     return _telling(write_image, job, image, answer)

@@ -22,6 +22,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+WORK = ".bpr"
+"""The folder inside a folder of results in which a command keeps its journal."""
+
+
 def is_local(path: Path) -> bool:
     """A path of this machine's file systems, shared ones among them; not of an object store."""
     return isinstance(path, Path)

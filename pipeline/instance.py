@@ -22,6 +22,11 @@ Box = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels, end exclusive."""
 
 
+def size_text(size: Size) -> str:
+    """A size as people write it: "1024 x 512 pixels", width first."""
+    return f"{size[1]} x {size[0]} pixels"
+
+
 def grow(box: Box, margin: int, size: Size) -> Box:
     """A box larger by a margin on all sides, cut at the image."""
     x0, y0, x1, y1 = box

@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 
-from bpr.pipeline.instance import BoolArray, Mask
+from bpr.pipeline.instance import BoolArray, Box, Mask
 
 
 def boundary_iou(
@@ -140,6 +140,46 @@ def _without(mask: Mask, ignore: BoolArray | None) -> Mask:
         return mask
     x0, y0, x1, y1 = mask.window
     return Mask(mask.bitmap & ~ignore[y0:y1, x0:x1], mask.window, mask.size)
+
+
+def mask_iou(mask: Mask, gt: Mask, ignore: BoolArray | None = None) -> float:
+    """Intersection over union outside of ignored pixels; 0 where both are empty."""
+    if not overlaps(mask.window, gt.window):
+        return 0.0
+    common = intersection(mask, gt, ignore)
+    if common == 0:
+        return 0.0
+    return common / (area(mask, ignore) + area(gt, ignore) - common)
+
+
+def intersection(mask: Mask, gt: Mask, ignore: BoolArray | None = None) -> int:
+    """Number of common pixels that are not ignored."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = mask.window, gt.window
+    x0, y0, x1, y1 = max(ax0, bx0), max(ay0, by0), min(ax1, bx1), min(ay1, by1)
+    if x0 >= x1 or y0 >= y1:
+        return 0
+    common = (
+        mask.bitmap[y0 - ay0 : y1 - ay0, x0 - ax0 : x1 - ax0]
+        & gt.bitmap[y0 - by0 : y1 - by0, x0 - bx0 : x1 - bx0]
+    )
+    if ignore is not None:
+        common &= ~ignore[y0:y1, x0:x1]
+    return int(np.count_nonzero(common))
+
+
+def area(mask: Mask, ignore: BoolArray | None = None) -> int:
+    """Number of pixels that are not ignored."""
+    if ignore is None:
+        return mask.area
+    x0, y0, x1, y1 = mask.window
+    return int(np.count_nonzero(mask.bitmap & ~ignore[y0:y1, x0:x1]))
+
+
+def overlaps(one: Box, other: Box) -> bool:
+    """Two boxes have a pixel in common."""
+    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(
+        one[3], other[3]
+    )
 
 
 def _check(mask: Mask, gt: Mask, ignore: BoolArray | None) -> None:

@@ -32,7 +32,7 @@ Validate = Callable[[PatchNetwork], Mapping[str, float]]
 """Scores a network; the first of its figures decides which weights are best, more is better."""
 
 
-class Trainer:
+class RefinerTrainer:
     """A network in training, with all that a resumed run needs.
 
     Files in `folder`: `checkpoint.pt`, `log.csv`, with one row every `log_every` steps, and

@@ -17,7 +17,7 @@ from bpr.pipeline.batch.detect import Refinement, detect_images
 from bpr.pipeline.batch.detect_coco_job import DetectCocoJob
 from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
 from bpr.pipeline.batch.job import ImageJob
-from bpr.pipeline.batch.run_batch import Progress, Tally, run_images
+from bpr.pipeline.batch.run_batch import BatchProgress, Counted, run_images
 from bpr.pipeline.detection import DetectionSettings, InstanceDetector
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
@@ -26,8 +26,8 @@ from bpr.scripts.options import parse_path
 from bpr.scripts.outcome import conclude
 from bpr.scripts.progress import ProgressLine
 
-DETECTED = Tally("detected", ("instances",))
-REFINED = Tally("detected", ("instances", "patches", "changed_pixels"))
+DETECTED = Counted("detected", ("instances",))
+REFINED = Counted("detected", ("instances", "patches", "changed_pixels"))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +151,6 @@ def _refinement(arguments: argparse.Namespace) -> tuple[Refinement | None, Mappi
     return Refinement(predictor, settings, predictor.batch_size), about
 
 
-def _remark(progress: Progress) -> str:
+def _remark(progress: BatchProgress) -> str:
     remark = f"{progress.counted['instances']} instances"
     return remark + f", {len(progress.failures)} failed" if progress.failures else remark

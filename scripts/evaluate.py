@@ -19,7 +19,7 @@ from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
 from bpr.pipeline.datasets.predictions import Predictions, open_predictions
 from bpr.pipeline.evaluation.comparison import is_found
 from bpr.pipeline.evaluation.evaluate import evaluate
-from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import MatchSettings
 from bpr.pipeline.evaluation.page import render_page
 from bpr.pipeline.evaluation.report import build_report
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, truth, prediction)
     methods, about_methods = _methods(arguments)
     images = ImageIndex(arguments.images) if arguments.images else None
-    inputs = Inputs(truth, prediction, before, methods, images)
+    inputs = EvaluationInputs(truth, prediction, before, methods, images)
     with ProgressLine("images", len(truth.keys())) as line:
         evaluation = evaluate(
             inputs,

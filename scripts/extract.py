@@ -13,7 +13,13 @@ from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
 from bpr.pipeline.datasets.predictions import Predictions, open_predictions
-from bpr.pipeline.extraction.extract import Engine, Extraction, Progress, extract, one_after_another
+from bpr.pipeline.extraction.extract import (
+    ExtractEngine,
+    Extraction,
+    ExtractProgress,
+    extract,
+    one_after_another,
+)
 from bpr.pipeline.extraction.settings import (
     FOLDERS,
     SHARDS,
@@ -153,7 +159,9 @@ def run(arguments: argparse.Namespace) -> int:
     return INPUT_FAILED if progress.failures else 0
 
 
-def _extract(arguments: argparse.Namespace, extraction: Extraction, engine: Engine) -> Progress:
+def _extract(
+    arguments: argparse.Namespace, extraction: Extraction, engine: ExtractEngine
+) -> ExtractProgress:
     with ProgressLine("images", len(extraction.source.keys())) as line:
         rate = per_second()
         return extract(
@@ -164,7 +172,7 @@ def _extract(arguments: argparse.Namespace, extraction: Extraction, engine: Engi
         )
 
 
-def _remark(progress: Progress, rate: Callable[[int], str]) -> str:
+def _remark(progress: ExtractProgress, rate: Callable[[int], str]) -> str:
     remark = f"{progress.patches} patches, {rate(progress.new_patches)}"
     return remark + (f", {len(progress.failures)} failed" if progress.failures else "")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bpr.pipeline.batch.run_batch import Progress
+from bpr.pipeline.batch.run_batch import BatchProgress
 from bpr.scripts.main import INPUT_FAILED
 from bpr.scripts.options import print_some
 
 
-def conclude(progress: Progress, done: str, counted: str, report: Path) -> int:
+def conclude(progress: BatchProgress, done: str, counted: str, report: Path) -> int:
     """Print what became of the images.
 
     Args:

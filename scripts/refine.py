@@ -14,11 +14,11 @@ from pathlib import Path
 from bpr import __version__
 from bpr.pipeline.batch.cityscapes_job import CityscapesJob
 from bpr.pipeline.batch.coco_job import CocoJob
-from bpr.pipeline.batch.engine import Engine, InThisProcess
+from bpr.pipeline.batch.engine import InThisProcess, RefineEngine
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.label_files_job import LabelFilesJob, LabelMe, find_label_format
 from bpr.pipeline.batch.mask_files_job import MaskFilesJob
-from bpr.pipeline.batch.run_batch import Progress, run_batch
+from bpr.pipeline.batch.run_batch import BatchProgress, run_batch
 from bpr.pipeline.formats.cityscapes import has_prediction_files
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
 from bpr.pipeline.refine import DEFAULT_BATCH_SIZE
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         model = load_model(arguments.weights)
         with open_cluster(arguments) as cluster:
-            engine: Engine = cluster.refiner(
+            engine: RefineEngine = cluster.refiner(
                 load,
                 model.config.input_size,
                 batch_size(arguments, DEFAULT_BATCH_SIZE),
@@ -135,11 +135,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _refine(
     arguments: argparse.Namespace,
     job: Job,
-    engine: Engine,
+    engine: RefineEngine,
     config: ModelConfig,
     weights: str,
     weights_sha256: str,
-) -> Progress:
+) -> BatchProgress:
     settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     about = {"bpr": __version__, "weights": weights, "weights_sha256": weights_sha256}
     with ProgressLine("images", len(job.keys())) as line:
@@ -200,7 +200,7 @@ def _job(arguments: argparse.Namespace) -> Job:
     return CocoJob(pred, images, arguments.images_json, arguments.out, tolerance)
 
 
-def _remark(progress: Progress, rate: Callable[[int], str]) -> str:
+def _remark(progress: BatchProgress, rate: Callable[[int], str]) -> str:
     patches = progress.counted["patches"]
     remark = f"{patches} patches, {rate(patches)}"
     return remark + f", {len(progress.failures)} failed" if progress.failures else remark

@@ -16,7 +16,7 @@ from bpr.detector.build import Detector, build_detector
 from bpr.detector.categories import Categories
 from bpr.detector.checkpoints import DetectorInfo, load_detector, save_detector
 from bpr.detector.presets import PRESETS
-from bpr.detector.training import Trainer
+from bpr.detector.training import DetectorTrainer
 from bpr.detector.transfer import transfer
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
@@ -109,7 +109,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
     torch.manual_seed(arguments.seed)
     model = build_detector(preset, len(categories))
     said, origin = _begin(model, arguments, categories)
-    trainer = Trainer(
+    trainer = DetectorTrainer(
         model,
         schedule,
         arguments.out,

@@ -28,7 +28,7 @@ from bpr.refiner.model_config import ARCHITECTURES, ModelConfig
 from bpr.refiner.network import PatchNetwork, imagenet_network
 from bpr.refiner.recipes import RECIPES
 from bpr.refiner.torch_predictor import TorchPredictor
-from bpr.refiner.training import Trainer, Validate
+from bpr.refiner.training import RefinerTrainer, Validate
 from bpr.scripts.options import parse_path
 from bpr.scripts.progress import ProgressLine
 from bpr.scripts.training_options import add_training_options, set_threads, with_origin
@@ -123,7 +123,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         recipe = replace(recipe, steps=arguments.steps)
     torch.manual_seed(arguments.seed)
     network, origin = _first_network(arguments)
-    trainer = Trainer(
+    trainer = RefinerTrainer(
         network,
         recipe,
         arguments.out,

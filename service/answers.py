@@ -79,7 +79,7 @@ def encode_zip(prediction: Prediction, image_name: str) -> bytes:
     stem = safe_stem(image_name)
     names = [f"{stem}_{index}.png" for index in range(len(prediction.instances))]
     lines = tuple(
-        cityscapes.Line(name, instance.label, instance.score)
+        cityscapes.PredictionLine(name, instance.label, instance.score)
         for name, instance in zip(names, prediction.instances, strict=True)
     )
     content = "".join(f"{line.file} {line.label} {line.score}\n" for line in lines)

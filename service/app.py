@@ -26,7 +26,7 @@ from bpr.service.gate import Gate
 from bpr.service.guard import Guard
 from bpr.service.metrics import Metrics
 from bpr.service.problems import Problem, problem_response
-from bpr.service.refinery import Outcome, Refinery, Wish
+from bpr.service.refinery import Refinery, RefineryAnswer, Wish
 from bpr.service.schemas import Detector, Model, RefineAnswer, Status
 from bpr.service.settings import ServiceSettings
 
@@ -210,7 +210,7 @@ def _media_type(request: Request) -> str:
     return media_type
 
 
-def _respond(request: Request, wish: Wish, outcome: Outcome) -> Response:
+def _respond(request: Request, wish: Wish, outcome: RefineryAnswer) -> Response:
     request.state.log = {
         "instances": outcome.instances,
         "patches": outcome.patches,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bpr.pipeline.formats.images import Photograph
 from bpr.pipeline.instance import Instance, Prediction
-from bpr.service.inputs import Inputs, MaskBudget, Patience, count_up
+from bpr.service.inputs import MaskBudget, Patience, RequestInputs, count_up
 from bpr.service.problems import unavailable
 from bpr.service.settings import ServiceSettings
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def find_instances(
     photograph: Photograph, detector: InstanceDetector, limits: ServiceSettings, patience: Patience
-) -> Inputs:
+) -> RequestInputs:
     """Detect; records say what was found. Beyond `max_instances` the best are taken.
 
     Raises:
@@ -49,4 +49,4 @@ def find_instances(
             "detector_failed",
         ) from None
     prediction = Prediction((height, width), tuple(instances))
-    return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))

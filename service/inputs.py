@@ -13,7 +13,7 @@ import numpy as np
 import pydantic_core
 from skimage.measure import regionprops
 
-from bpr.pipeline.batch.job import as_prediction, usual_size, words
+from bpr.pipeline.batch.job import as_prediction, usual_size
 from bpr.pipeline.formats import coco
 from bpr.pipeline.formats.images import (
     NamedFile,
@@ -25,7 +25,7 @@ from bpr.pipeline.formats.images import (
     read_mask,
 )
 from bpr.pipeline.formats.rle import short
-from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array, size_text
 from bpr.service.problems import Problem, bad_request, too_large, unavailable, unusable, wrong_type
 from bpr.service.settings import ServiceSettings
 
@@ -45,7 +45,7 @@ class Upload:
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class RequestInputs:
     """A request, read."""
 
     image: UInt8Array  # (H, W, 3) RGB
@@ -88,7 +88,7 @@ class Patience:
         )
 
 
-def read_inputs(upload: Upload, limits: ServiceSettings, patience: Patience) -> Inputs:
+def read_inputs(upload: Upload, limits: ServiceSettings, patience: Patience) -> RequestInputs:
     """Decode an image and its masks, by the rules of `bpr refine`.
 
     Sizes are compared with the limits before anything of that size is decoded.
@@ -171,7 +171,7 @@ def _check_count(count: int, limits: ServiceSettings) -> None:
 
 def _read_masks(
     image: NamedFile, masks: Sequence[NamedFile], limits: ServiceSettings, patience: Patience
-) -> Inputs:
+) -> RequestInputs:
     _check_count(len(masks), limits)
     budget = MaskBudget(limits)
     for file in masks:
@@ -183,19 +183,19 @@ def _read_masks(
         instances.append(Instance(Mask.from_array(read_mask(file)), 0, 1.0))
     photograph = read_image(image, usual_size(instances))
     prediction = as_prediction(photograph.pixels, instances, [str(file) for file in masks])
-    return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
 
 
 def _read_map(
     image: NamedFile, file: NamedFile, limits: ServiceSettings, patience: Patience
-) -> Inputs:
+) -> RequestInputs:
     _check_header(file, _MASK_FORMATS, limits)
     values = read_instance_map(file)
     size = (values.shape[0], values.shape[1])
     photograph = read_image(image, size)
     if photograph.pixels.shape[:2] != size:
-        actual = words((photograph.pixels.shape[0], photograph.pixels.shape[1]))
-        raise unusable(f"{file}: expected the size of the image, {actual}, got {words(size)}")
+        actual = size_text((photograph.pixels.shape[0], photograph.pixels.shape[1]))
+        raise unusable(f"{file}: expected the size of the image, {actual}, got {size_text(size)}")
     regions = regionprops(values)  # type: ignore[no-untyped-call]
     _check_count(len(regions), limits)
     budget = MaskBudget(limits)
@@ -208,12 +208,12 @@ def _read_map(
         instances.append(Instance(mask, 0, 1.0, {"value": int(region.label)}))
     prediction = Prediction(size, tuple(instances))
     labels = tuple(int(region.label) for region in regions)
-    return Inputs(photograph.pixels, prediction, photograph.notes, labels)
+    return RequestInputs(photograph.pixels, prediction, photograph.notes, labels)
 
 
 def _read_coco(
     image: NamedFile, content: bytes, limits: ServiceSettings, patience: Patience
-) -> Inputs:
+) -> RequestInputs:
     records = _parse_records(content, limits)
     photograph = read_image(image, _claimed_size(records))
     size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
@@ -227,7 +227,7 @@ def _read_coco(
         budget.add(instance.mask.bitmap.size)
         instances.append(instance)
     prediction = Prediction(size, tuple(instances))
-    return Inputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
 
 
 def _parse_records(content: bytes, limits: ServiceSettings) -> tuple[Mapping[str, Any], ...]:

@@ -27,7 +27,7 @@ from bpr.service.answers import (
 )
 from bpr.service.batching import Batcher, Closed, NetworkFailed
 from bpr.service.finding import find_instances
-from bpr.service.inputs import Inputs, Patience, Upload, read_inputs, read_photograph
+from bpr.service.inputs import Patience, RequestInputs, Upload, read_inputs, read_photograph
 from bpr.service.metrics import Metrics
 from bpr.service.problems import draining, too_large, unavailable
 from bpr.service.schemas import Model
@@ -48,7 +48,7 @@ class Wish:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class RefineryAnswer:
     """A finished answer."""
 
     content: bytes
@@ -112,7 +112,7 @@ class Refinery:
         for pool in (self._detecting, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    async def refine(self, upload: Upload, wish: Wish, patience: Patience) -> Outcome:
+    async def refine(self, upload: Upload, wish: Wish, patience: Patience) -> RefineryAnswer:
         """Refine an upload.
 
         Cancelling stops it after the instance or the batch it is at; it returns when no thread
@@ -127,7 +127,7 @@ class Refinery:
         timings = {"decode": time.perf_counter() - started}
         return await self._answer(inputs, upload.image_name, timings, wish, patience)
 
-    async def segment(self, upload: Upload, wish: Wish, patience: Patience) -> Outcome:
+    async def segment(self, upload: Upload, wish: Wish, patience: Patience) -> RefineryAnswer:
         """Find the instances of an image and refine them.
 
         Raises:
@@ -148,12 +148,12 @@ class Refinery:
 
     async def _answer(
         self,
-        inputs: Inputs,
+        inputs: RequestInputs,
         image_name: str,
         timings: dict[str, float],
         wish: Wish,
         patience: Patience,
-    ) -> Outcome:
+    ) -> RefineryAnswer:
         started = time.perf_counter()
         planned = await self._in_thread(patience, self._plan, inputs, patience)
         timings["plan"] = time.perf_counter() - started
@@ -182,7 +182,7 @@ class Refinery:
         for stage, seconds in timings.items():
             self._metrics.observe_stage(stage, seconds)
         self._metrics.instances.inc(len(merged.instances))
-        return Outcome(content, timings, len(merged.instances), num_patches)
+        return RefineryAnswer(content, timings, len(merged.instances), num_patches)
 
     async def _in_thread(
         self,
@@ -202,7 +202,7 @@ class Refinery:
                 await asyncio.wait([wrapped])
             raise
 
-    def _plan(self, inputs: Inputs, patience: Patience) -> Plan:
+    def _plan(self, inputs: RequestInputs, patience: Patience) -> Plan:
         """As `plan`, an instance at a time: a request over its limits stops in between."""
         boxes, total = [], 0
         for instance in inputs.prediction.instances:
@@ -221,7 +221,7 @@ class Refinery:
 
     def _encode(
         self,
-        inputs: Inputs,
+        inputs: RequestInputs,
         refined: Refined,
         wish: Wish,
         image_name: str,

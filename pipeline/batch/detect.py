@@ -10,8 +10,8 @@ from bpr.pipeline.batch.engine import (
     AHEAD,
     READERS,
     WRITERS,
-    Outcome,
-    ReadImage,
+    ImageOutcome,
+    OpenedImage,
     Tell,
     open_image,
     write_image,
@@ -63,14 +63,14 @@ def detect_images(
     Raises:
         OSError: the output cannot be written.
     """
-    on_their_way: dict[str, ReadImage] = {}
+    on_their_way: dict[str, OpenedImage] = {}
 
-    def read(key: str) -> tuple[ReadImage, Loaded] | Outcome:
+    def read(key: str) -> tuple[OpenedImage, Loaded] | ImageOutcome:
         return open_image(job, key, journal.read(key) if key in journal else None)
 
     def detected() -> Iterator[_Detected]:
         for item in map_ahead(read, job.keys(), READERS, AHEAD):
-            if isinstance(item, Outcome):
+            if isinstance(item, ImageOutcome):
                 tell(item)
             else:
                 image, loaded = item
@@ -80,15 +80,15 @@ def detect_images(
                 except MemoryError:
                     reason = f"{image.key}: expected memory for {height} x {width} pixels, got less"
                     reason += "; smaller --scales or a smaller image need less"
-                    tell(Outcome(image.key, reason=reason))
+                    tell(ImageOutcome(image.key, reason=reason))
                     continue
                 on_their_way[image.key] = image
                 yield _Detected(image.key, loaded.image, prediction)
 
-    def write(found: _Detected) -> Outcome:
+    def write(found: _Detected) -> ImageOutcome:
         return write_prediction(job, on_their_way.pop(found.key), found.prediction, {})
 
-    def write_refined(answer: Answer) -> Outcome:
+    def write_refined(answer: Answer) -> ImageOutcome:
         return write_image(job, on_their_way.pop(answer.name), answer)
 
     if refinement is None:

@@ -20,7 +20,7 @@ AHEAD = 4  # images read before the network needs them, and as many being writte
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class ImageOutcome:
     """What became of an image: refined, failed, or, with neither, done by an earlier run."""
 
     key: str
@@ -28,10 +28,10 @@ class Outcome:
     reason: str = ""  # why it failed
 
 
-Tell = Callable[[Outcome], None]
+Tell = Callable[[ImageOutcome], None]
 
 
-class Engine(Protocol):
+class RefineEngine(Protocol):
     """Takes every image of a job through its steps, in any order."""
 
     @property
@@ -53,7 +53,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ReadImage:
+class OpenedImage:
     """What is kept of an image on its way to its writing."""
 
     key: str
@@ -64,7 +64,7 @@ class ReadImage:
 
 def read_image(
     job: Job, key: str, known: Entry | None, settings: PatchSettings
-) -> tuple[ReadImage, Plan] | Outcome:
+) -> tuple[OpenedImage, Plan] | ImageOutcome:
     """Read an image and choose its patches; an outcome where there is nothing more to do.
 
     Args:
@@ -74,27 +74,29 @@ def read_image(
         settings: how patches are cut.
     """
     opened = open_image(job, key, known)
-    if isinstance(opened, Outcome):
+    if isinstance(opened, ImageOutcome):
         return opened
     image, loaded = opened
     return image, plan(loaded.image, loaded.prediction, settings, key)
 
 
-def open_image(job: ImageJob, key: str, known: Entry | None) -> tuple[ReadImage, Loaded] | Outcome:
+def open_image(
+    job: ImageJob, key: str, known: Entry | None
+) -> tuple[OpenedImage, Loaded] | ImageOutcome:
     """Read an image unless the journal knows it as done; an outcome where it is or cannot be."""
     stamp = job.stamp(key)
     if known is not None and known["stamp"] == stamp and job.is_written(known):
-        return Outcome(key)
+        return ImageOutcome(key)
     try:
         loaded = job.read(key)
     except ValueError as error:
-        return Outcome(key, reason=str(error))
+        return ImageOutcome(key, reason=str(error))
     except MemoryError:
-        return Outcome(key, reason=f"{key}: expected memory to read the image, got less")
-    return ReadImage(key, stamp, loaded.notes, loaded.source), loaded
+        return ImageOutcome(key, reason=f"{key}: expected memory to read the image, got less")
+    return OpenedImage(key, stamp, loaded.notes, loaded.source), loaded
 
 
-def write_image(job: ImageJob, image: ReadImage, answer: Answer) -> Outcome:
+def write_image(job: ImageJob, image: OpenedImage, answer: Answer) -> ImageOutcome:
     """Put the patches of an image back into its masks and write them."""
     refined = merge(answer)
     counted = {
@@ -105,8 +107,8 @@ def write_image(job: ImageJob, image: ReadImage, answer: Answer) -> Outcome:
 
 
 def write_prediction(
-    job: ImageJob, image: ReadImage, prediction: Prediction, counted: Mapping[str, int]
-) -> Outcome:
+    job: ImageJob, image: OpenedImage, prediction: Prediction, counted: Mapping[str, int]
+) -> ImageOutcome:
     """Write what an image has come to; `counted` goes into the journal with it."""
     entry = {
         "stamp": image.stamp,
@@ -115,7 +117,7 @@ def write_prediction(
         "notes": list(image.notes),
         **job.write(image.key, image.source, prediction),
     }
-    return Outcome(image.key, entry)
+    return ImageOutcome(image.key, entry)
 
 
 class InThisProcess:
@@ -138,22 +140,22 @@ class InThisProcess:
 
     def __call__(self, job: Job, settings: PatchSettings, journal: AnyJournal, tell: Tell) -> None:
         """Do all images of a job."""
-        on_their_way: dict[str, ReadImage] = {}
+        on_their_way: dict[str, OpenedImage] = {}
 
-        def read(key: str) -> tuple[ReadImage, Plan] | Outcome:
+        def read(key: str) -> tuple[OpenedImage, Plan] | ImageOutcome:
             known = journal.read(key) if key in journal else None
             return read_image(job, key, known, settings)
 
         def plans() -> Iterator[Plan]:
             for item in map_ahead(read, job.keys(), READERS, AHEAD):
-                if isinstance(item, Outcome):
+                if isinstance(item, ImageOutcome):
                     tell(item)
                 else:
                     image, planned = item
                     on_their_way[image.key] = image
                     yield planned
 
-        def write(answer: Answer) -> Outcome:
+        def write(answer: Answer) -> ImageOutcome:
             return write_image(job, on_their_way.pop(answer.name), answer)
 
         answers = predict(plans(), self._predictor, self._batch_size)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bpr.pipeline.batch.journal import AnyJournal
-from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array
+from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array, size_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +101,8 @@ def as_prediction(
     for instance, name in zip(instances, names, strict=True):
         if instance.mask.size != size:
             raise ValueError(
-                f"{name}: expected a mask of the size of its image, {words(size)}, "
-                f"got {words(instance.mask.size)}"
+                f"{name}: expected a mask of the size of its image, {size_text(size)}, "
+                f"got {size_text(instance.mask.size)}"
             )
     return Prediction(size, tuple(instances))
 
@@ -111,8 +111,3 @@ def usual_size(instances: Sequence[Instance]) -> Size | None:
     """The size that most masks have; None without masks."""
     sizes = [instance.mask.size for instance in instances]
     return max(sizes, key=sizes.count) if sizes else None
-
-
-def words(size: Size) -> str:
-    """A size as people write it."""
-    return f"{size[1]} x {size[0]} pixels"

@@ -53,11 +53,11 @@ class LabelMe:
     read_instances = staticmethod(labelme.read_instances)
     encode = staticmethod(labelme.encode)
 
-    def claimed_size(self, parsed: labelme.LabelFile) -> Size | None:
+    def claimed_size(self, parsed: labelme.LabelMeFile) -> Size | None:
         """As the json says."""
         return parsed.size
 
-    def find_image(self, parsed: labelme.LabelFile, inside: str, images: ImageIndex) -> Path:
+    def find_image(self, parsed: labelme.LabelMeFile, inside: str, images: ImageIndex) -> Path:
         """By name: paths in the json are those of another time or machine."""
         name = PurePosixPath(inside) / PurePosixPath(parsed.image_name).name
         return images.find_name(name.as_posix())
@@ -71,10 +71,10 @@ class Yolo:
     read_instances = staticmethod(yolo.read_instances)
     encode = staticmethod(yolo.encode)
 
-    def claimed_size(self, parsed: yolo.LabelFile) -> Size | None:
+    def claimed_size(self, parsed: yolo.YoloFile) -> Size | None:
         """Nothing: coordinates are shares."""
 
-    def find_image(self, parsed: yolo.LabelFile, inside: str, images: ImageIndex) -> Path:
+    def find_image(self, parsed: yolo.YoloFile, inside: str, images: ImageIndex) -> Path:
         """By stem, in the subfolder of the same name where there are several."""
         return images.find([parsed.path.stem], inside)
 

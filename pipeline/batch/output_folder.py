@@ -6,10 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bpr._weight_files import file_sha256
-from bpr.pipeline.files import write_atomically
-
-WORK = ".bpr"
-"""The folder inside a folder of results in which a command keeps its journal."""
+from bpr.pipeline.files import WORK, write_atomically
 
 
 class OutputFolder:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bpr.pipeline.batch.engine import Engine, Outcome, Tell
+from bpr.pipeline.batch.engine import ImageOutcome, RefineEngine, Tell
 from bpr.pipeline.batch.job import ImageJob, Job
 from bpr.pipeline.batch.journal import AnyJournal, OtherSetup, open_journal
 from bpr.pipeline.files import write_atomically
@@ -27,28 +27,28 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counted:
     """What a run does to an image, and what it counts there."""
 
     done: str  # "refined"
     counted: tuple[str, ...]  # numbers of a journal entry that are added up
 
 
-REFINED = Tally("refined", ("instances", "patches", "changed_pixels"))
+REFINED = Counted("refined", ("instances", "patches", "changed_pixels"))
 
 Work = Callable[[AnyJournal, Tell], None]
-"""Does all images but those that the journal knows and that are still there; see `Engine`."""
+"""Does all images but those that the journal knows and that are still there; see `RefineEngine`."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class BatchProgress:
     """How far a run is."""
 
     total: int  # images
     done: int = 0
     already_done: int = 0
     failures: tuple[Failure, ...] = ()
-    counted: Mapping[str, int] = field(default_factory=dict)  # of this run, see `Tally`
+    counted: Mapping[str, int] = field(default_factory=dict)  # of this run, see `Counted`
     stale: tuple[str, ...] = ()  # failed or gone now, but an earlier run's results are there
 
     @property
@@ -59,12 +59,12 @@ class Progress:
 
 def run_batch(
     job: Job,
-    engine: Engine,
+    engine: RefineEngine,
     settings: PatchSettings,
     about: Mapping[str, Any],
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+    on_progress: Callable[[BatchProgress], None] = lambda _: None,
+) -> BatchProgress:
     """Refine what a job holds and write its report.
 
     Every finished image is in the journal: after a kill the same call goes on. Images that cannot
@@ -100,10 +100,10 @@ def run_images(
     job: ImageJob,
     work: Work,
     header: Mapping[str, Any],
-    tally: Tally,
+    tally: Counted,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+    on_progress: Callable[[BatchProgress], None] = lambda _: None,
+) -> BatchProgress:
     """Do something to all images of a job and write its report; see `run_batch`.
 
     Args:
@@ -142,15 +142,15 @@ def _run(
     job: ImageJob,
     work: Work,
     header: Mapping[str, Any],
-    tally: Tally,
+    tally: Counted,
     journal: AnyJournal,
-    on_progress: Callable[[Progress], None],
-) -> Progress:
+    on_progress: Callable[[BatchProgress], None],
+) -> BatchProgress:
     started = time.perf_counter()
     keys = job.keys()
     counts = _Counts(len(keys), tally, on_progress)
 
-    def tell(outcome: Outcome) -> None:
+    def tell(outcome: ImageOutcome) -> None:
         if outcome.entry is not None:
             journal.append(outcome.key, outcome.entry)
             counts.finish(outcome.entry)
@@ -176,8 +176,10 @@ def _run(
 class _Counts:
     """The progress of a run, told to the caller as it changes."""
 
-    def __init__(self, total: int, tally: Tally, on_progress: Callable[[Progress], None]) -> None:
-        self.progress = Progress(total, counted=dict.fromkeys(tally.counted, 0))
+    def __init__(
+        self, total: int, tally: Counted, on_progress: Callable[[BatchProgress], None]
+    ) -> None:
+        self.progress = BatchProgress(total, counted=dict.fromkeys(tally.counted, 0))
         self._tell = on_progress
 
     def skip(self) -> None:
@@ -197,8 +199,8 @@ class _Counts:
 
 def _report(
     header: Mapping[str, Any],
-    tally: Tally,
-    progress: Progress,
+    tally: Counted,
+    progress: BatchProgress,
     keys: Sequence[str],
     journal: AnyJournal,
     elapsed: float,

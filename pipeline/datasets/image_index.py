@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 from pathlib import Path, PurePosixPath
 
-from bpr.pipeline.batch.output_folder import WORK
-from bpr.pipeline.files import find_files
+from bpr.pipeline.files import WORK, find_files
 from bpr.pipeline.formats.images import IMAGE_SUFFIXES
 
 

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from bpr.pipeline.batch.job import words
 from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
 from bpr.pipeline.formats import cityscapes, coco
 from bpr.pipeline.formats.coco import ImageId
 from bpr.pipeline.formats.images import read_mask
-from bpr.pipeline.instance import Instance, Mask, Prediction, Size
+from bpr.pipeline.instance import Instance, Mask, Prediction, Size, size_text
 
 
 class Predictions(Protocol):
@@ -205,8 +204,8 @@ class MaskFiles:
 def _check_size(mask: Mask, size: Size, name: str) -> None:
     if mask.size != size:
         raise ValueError(
-            f"{name}: expected a mask of the size of its ground truth, {words(size)}, "
-            f"got {words(mask.size)}"
+            f"{name}: expected a mask of the size of its ground truth, {size_text(size)}, "
+            f"got {size_text(mask.size)}"
         )
 
 

@@ -19,9 +19,8 @@ import numpy as np
 
 from bpr._extras import needs_extra
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
-from bpr.pipeline.evaluation.matching import area, intersection
 from bpr.pipeline.instance import Mask, Prediction
-from bpr.pipeline.metrics import boundary_region
+from bpr.pipeline.metrics import area, boundary_region, intersection
 
 OVERLAPS = np.arange(0.5, 1.0, 0.05)  # as in the evaluator: 0.55 and others are not exact
 

@@ -13,15 +13,16 @@ from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.evaluation.average_precision import AveragePrecisions
 from bpr.pipeline.evaluation.ceiling import ceiling
 from bpr.pipeline.evaluation.comparison import ScoreTable
-from bpr.pipeline.evaluation.inputs import AFTER, CEILING, EvaluationSettings, Inputs
-from bpr.pipeline.evaluation.matching import Match, Matching, mask_iou, match
+from bpr.pipeline.evaluation.inputs import AFTER, CEILING, EvaluationInputs, EvaluationSettings
+from bpr.pipeline.evaluation.matching import Match, Matching, match
 from bpr.pipeline.evaluation.result import ObjectInfo, Picture, RunResult
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, Scores, score
 from bpr.pipeline.instance import Instance, Prediction, UInt8Array
+from bpr.pipeline.metrics import mask_iou
 
 
 @dataclass(frozen=True, eq=False)
-class ReadImage:
+class ComparedImage:
     """An image on its way, or why it is not."""
 
     key: str
@@ -47,7 +48,7 @@ class _Row:
 class Collected:
     """What is kept of the images seen so far."""
 
-    def __init__(self, inputs: Inputs, settings: EvaluationSettings) -> None:
+    def __init__(self, inputs: EvaluationInputs, settings: EvaluationSettings) -> None:
         self._inputs, self._settings = inputs, settings
         self.images: list[str] = []
         self.objects: list[ObjectInfo] = []
@@ -65,7 +66,7 @@ class Collected:
                     inputs.truth, settings.matching.class_agnostic, settings.boundary_ratio
                 )
 
-    def add(self, item: ReadImage) -> None:
+    def add(self, item: ComparedImage) -> None:
         """Score an image in all runs."""
         truth, prediction = item.truth, item.prediction
         assert truth is not None
@@ -134,7 +135,7 @@ class Collected:
         )
 
     def _refined(
-        self, item: ReadImage, base: Prediction, prediction: Prediction, truth: AnnotatedImage
+        self, item: ComparedImage, base: Prediction, prediction: Prediction, truth: AnnotatedImage
     ) -> Iterator[tuple[str, Prediction, float]]:
         """The predictions of each run, and the seconds that it took."""
         yield self._inputs.base, base, 0.0

@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bpr.pipeline.batch.job import words
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage
 from bpr.pipeline.datasets.image_index import ImageIndex
-from bpr.pipeline.evaluation.collect import Collected, ReadImage
-from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
-from bpr.pipeline.evaluation.result import Evaluation, Problem
+from bpr.pipeline.evaluation.collect import Collected, ComparedImage
+from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
+from bpr.pipeline.evaluation.result import Evaluation, FailedImage
 from bpr.pipeline.formats.cityscapes import image_stems
 from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import UInt8Array
+from bpr.pipeline.instance import UInt8Array, size_text
 from bpr.pipeline.threads import map_ahead
 
 READERS = 2  # threads that decode masks and images
@@ -27,7 +26,7 @@ AHEAD = 4  # images read before they are needed
 
 
 def evaluate(
-    inputs: Inputs,
+    inputs: EvaluationInputs,
     settings: EvaluationSettings,
     only_predicted: bool = False,
     on_progress: Callable[[int, int], None] = lambda _images, _objects: None,
@@ -48,7 +47,7 @@ def evaluate(
     failures = []
     for done, item in enumerate(map_ahead(_reader(inputs), join.keys, READERS, AHEAD), start=1):
         if item.reason:
-            failures.append(Problem(item.key, item.reason))
+            failures.append(FailedImage(item.key, item.reason))
         else:
             collected.add(item)
         on_progress(done, len(collected.objects))
@@ -84,7 +83,7 @@ class _Join:
     without_truth: list[str]
 
 
-def _join(inputs: Inputs, only_predicted: bool) -> _Join:
+def _join(inputs: EvaluationInputs, only_predicted: bool) -> _Join:
     """Which images are scored.
 
     An image id of a COCO results json without file names is compared without leading zeros.
@@ -119,21 +118,21 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _reader(inputs: Inputs) -> Callable[[str], ReadImage]:
-    def read(key: str) -> ReadImage:
+def _reader(inputs: EvaluationInputs) -> Callable[[str], ComparedImage]:
+    def read(key: str) -> ComparedImage:
         try:
             truth = inputs.truth.read(key)
             prediction = inputs.prediction.read(key, truth.size)
             before = inputs.before.read(key, truth.size) if inputs.before else None
             image = _image(inputs, key, truth) if inputs.methods else None
         except ValueError as error:
-            return ReadImage(key, reason=str(error))
-        return ReadImage(key, truth, prediction, before, image)
+            return ComparedImage(key, reason=str(error))
+        return ComparedImage(key, truth, prediction, before, image)
 
     return read
 
 
-def _image(inputs: Inputs, key: str, truth: AnnotatedImage) -> UInt8Array:
+def _image(inputs: EvaluationInputs, key: str, truth: AnnotatedImage) -> UInt8Array:
     assert inputs.images is not None
     return find_image(inputs.images, key, truth.size)
 
@@ -149,6 +148,6 @@ def find_image(images: ImageIndex, key: str, size: tuple[int, int]) -> UInt8Arra
     if pixels.shape[:2] != size:
         raise ValueError(
             f"{path}: expected an image of the size of its ground truth, "
-            f"{words(size)}, got {words((pixels.shape[0], pixels.shape[1]))}"
+            f"{size_text(size)}, got {size_text((pixels.shape[0], pixels.shape[1]))}"
         )
     return pixels

@@ -37,7 +37,7 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class EvaluationInputs:
     """What is compared with what."""
 
     truth: GroundTruth

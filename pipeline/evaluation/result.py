@@ -54,7 +54,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Problem:
+class FailedImage:
     """Something about an image that keeps the figures from being complete."""
 
     image: str
@@ -77,7 +77,7 @@ class Evaluation:
     unlike_images: int  # where before and after are not the same instances: matched by themselves
     gains: tuple[Picture, ...]  # largest first
     losses: tuple[Picture, ...]
-    failures: tuple[Problem, ...]  # images left out of every figure
+    failures: tuple[FailedImage, ...]  # images left out of every figure
     without_prediction: tuple[str, ...]  # scored as if nothing was predicted
     without_truth: tuple[str, ...]  # predictions that nothing says anything about
 

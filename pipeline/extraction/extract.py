@@ -25,12 +25,12 @@ from bpr.pipeline.files import claimed, read_if_there, write_atomically
 FORMAT = 1  # of the dataset; grows when readers must change
 SIMULATED_INSTANCES = 10_000  # numbers that an image takes where nobody counted its objects
 
-Engine = Callable[[Iterable[Shard]], Iterator[ShardResult]]
+ExtractEngine = Callable[[Iterable[Shard]], Iterator[ShardResult]]
 """Has shards done, in any order."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class ExtractProgress:
     """How far an extraction is."""
 
     total: int  # images
@@ -83,10 +83,10 @@ def one_after_another(shards: Iterable[Shard]) -> Iterator[ShardResult]:
 
 def extract(
     extraction: Extraction,
-    engine: Engine = one_after_another,
+    engine: ExtractEngine = one_after_another,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Progress:
+    on_progress: Callable[[ExtractProgress], None] = lambda _: None,
+) -> ExtractProgress:
     """Make a patch dataset.
 
     Shards are a function of the sorted images and the settings; each is written under a
@@ -114,7 +114,7 @@ def extract(
             FailedImage(key, "expected ground truth for its predictions, found none")
             for key in extraction.source.strays()
         )
-        progress = Progress(len(keys) + len(strays), failures=strays)
+        progress = ExtractProgress(len(keys) + len(strays), failures=strays)
         results: dict[int, ShardResult] = {}
         for result in engine(_shards(extraction, keys, _digest(setup))):
             results[result.shard] = result
@@ -229,7 +229,7 @@ def _shards(extraction: Extraction, keys: list[str], setup: str) -> Iterator[Sha
         )
 
 
-def _add(progress: Progress, result: ShardResult) -> Progress:
+def _add(progress: ExtractProgress, result: ShardResult) -> ExtractProgress:
     done = "already_done" if result.already_done else "extracted"
     return replace(
         progress,
@@ -278,7 +278,7 @@ def _entry(result: ShardResult) -> dict[str, Any]:
 
 
 def _report(
-    setup: Mapping[str, Any], progress: Progress, results: list[ShardResult], elapsed: float
+    setup: Mapping[str, Any], progress: ExtractProgress, results: list[ShardResult], elapsed: float
 ) -> dict[str, Any]:
     return {
         **setup,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
-from bpr.pipeline.evaluation.matching import mask_iou
 from bpr.pipeline.instance import Instance, Mask, Size
+from bpr.pipeline.metrics import mask_iou
 
 
 @dataclass(frozen=True, eq=False)

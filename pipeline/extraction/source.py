@@ -9,17 +9,16 @@ from zlib import crc32
 
 import numpy as np
 
-from bpr.pipeline.batch.job import words
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.predictions import Predictions
 from bpr.pipeline.datasets.simulate import simulate_coarse_mask
-from bpr.pipeline.evaluation.matching import mask_iou
 from bpr.pipeline.extraction.pairing import Pair, best_pair
 from bpr.pipeline.files import stamp
 from bpr.pipeline.formats.cityscapes import image_stems
 from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import BoolArray, Instance, Mask, UInt8Array, grow
+from bpr.pipeline.instance import BoolArray, Instance, Mask, UInt8Array, grow, size_text
+from bpr.pipeline.metrics import mask_iou
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +146,8 @@ def _check_size(pixels: UInt8Array, truth: AnnotatedImage, name: str) -> None:
     size = (pixels.shape[0], pixels.shape[1])
     if size != truth.size:
         raise ValueError(
-            f"{name}: expected an image of the size of its ground truth, {words(truth.size)}, "
-            f"got {words(size)}"
+            f"{name}: expected an image of the size of its ground truth, {size_text(truth.size)}, "
+            f"got {size_text(size)}"
         )
 
 

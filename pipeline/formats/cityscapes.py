@@ -24,7 +24,7 @@ IMAGE_SUFFIX = "_leftImg8bit"
 
 
 @dataclass(frozen=True)
-class Line:
+class PredictionLine:
     """One predicted instance as the txt names it."""
 
     file: str  # relative to the folder of the txt
@@ -38,7 +38,7 @@ class PredictionFile:
 
     path: Path
     content: bytes  # the txt as it is, to be written again unchanged
-    lines: tuple[Line, ...]
+    lines: tuple[PredictionLine, ...]
 
 
 def find_prediction_files(folder: Path) -> list[Path]:
@@ -108,7 +108,7 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
         if label != int(label):
             raise ValueError(f"{where}: expected a label id (integer), got {words[1]!r}")
         score = _number(words[2], f"{where}: expected a score")
-        lines.append(Line(words[0], int(label), score))
+        lines.append(PredictionLine(words[0], int(label), score))
     return PredictionFile(path, content, tuple(lines))
 
 

@@ -26,7 +26,7 @@ _FAR = 10  # times the image's size; no shape comes near it
 
 
 @dataclass(frozen=True, eq=False)
-class LabelFile:
+class LabelMeFile:
     """A parsed json."""
 
     path: Path
@@ -36,7 +36,7 @@ class LabelFile:
     groups: tuple[tuple[int, ...], ...]  # positions in shapes of the parts of each instance
 
 
-def parse(path: Path) -> LabelFile:
+def parse(path: Path) -> LabelMeFile:
     """Read a json.
 
     Raises:
@@ -63,7 +63,7 @@ def parse(path: Path) -> LabelFile:
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     name = PureWindowsPath(content["imagePath"]).as_posix()
-    return LabelFile(path, content, name, size, tuple(map(tuple, groups.values())))
+    return LabelMeFile(path, content, name, size, tuple(map(tuple, groups.values())))
 
 
 def is_label_file(content: Any) -> bool:
@@ -71,7 +71,7 @@ def is_label_file(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def read_instances(file: LabelFile, size: Size) -> tuple[Instance, ...]:
+def read_instances(file: LabelMeFile, size: Size) -> tuple[Instance, ...]:
     """Draw the shapes.
 
     Args:
@@ -101,7 +101,7 @@ def read_instances(file: LabelFile, size: Size) -> tuple[Instance, ...]:
 
 
 def encode(
-    file: LabelFile, before: Sequence[Mask], refined: Prediction, tolerance: float
+    file: LabelMeFile, before: Sequence[Mask], refined: Prediction, tolerance: float
 ) -> tuple[bytes, list[str]]:
     """The json with refined shapes, and what polygons could not hold.
 

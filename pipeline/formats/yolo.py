@@ -22,7 +22,7 @@ _ROUNDING = 0.25  # pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class YoloLine:
     """One object as the txt has it."""
 
     label: str  # as it is written
@@ -31,15 +31,15 @@ class Line:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelFile:
+class YoloFile:
     """A parsed txt."""
 
     path: Path
     content: bytes
-    lines: tuple[Line, ...]
+    lines: tuple[YoloLine, ...]
 
 
-def parse(path: Path) -> LabelFile:
+def parse(path: Path) -> YoloFile:
     """Read a txt; an empty one has no objects.
 
     Raises:
@@ -57,10 +57,10 @@ def parse(path: Path) -> LabelFile:
         for number, row in enumerate(rows, start=1)
         if row.strip()
     ]
-    return LabelFile(path, content, tuple(lines))
+    return YoloFile(path, content, tuple(lines))
 
 
-def read_instances(file: LabelFile, size: Size) -> tuple[Instance, ...]:
+def read_instances(file: YoloFile, size: Size) -> tuple[Instance, ...]:
     """Fill the polygons.
 
     Args:
@@ -79,7 +79,7 @@ def read_instances(file: LabelFile, size: Size) -> tuple[Instance, ...]:
 
 
 def encode(
-    file: LabelFile, before: Sequence[Mask], refined: Prediction, tolerance: float
+    file: YoloFile, before: Sequence[Mask], refined: Prediction, tolerance: float
 ) -> tuple[bytes, list[str]]:
     """The txt with refined polygons, and what they could not hold.
 
@@ -111,7 +111,7 @@ def encode(
     return content, polygons.describe_loss(holes, joined)
 
 
-def _parse_line(words: list[str], where: str) -> Line:
+def _parse_line(words: list[str], where: str) -> YoloLine:
     try:
         numbers = [float(word) for word in words]
     except ValueError:
@@ -128,4 +128,4 @@ def _parse_line(words: list[str], where: str) -> Line:
             f"{where}: expected x and y in 0..1, shares of the image's width and height, got "
             f"{shares.min():g} to {shares.max():g}"
         )
-    return Line(words[0], shares.reshape(-1, 2), words[-1] if has_score else None)
+    return YoloLine(words[0], shares.reshape(-1, 2), words[-1] if has_score else None)

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from bpr.pipeline.batch.job import words
 from bpr.pipeline.datasets.ground_truth import Annotation, GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.formats.cityscapes import image_stems
 from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Float64Array, UInt8Array
+from bpr.pipeline.instance import Float64Array, UInt8Array, size_text
 
 MAX_TRIES = 1000  # images drawn in a row without an object
 
@@ -67,7 +66,7 @@ class DetectionSource:
         if size != truth.size:
             raise ValueError(
                 f"{path}: expected an image of the size of its ground truth, "
-                f"{words(truth.size)}, got {words(size)}"
+                f"{size_text(truth.size)}, got {size_text(size)}"
             )
         unknown = {item.label for item in truth.objects} - self.categories().keys()
         if unknown:

@@ -19,7 +19,7 @@ from bpr.detector.build import build_detector
 from bpr.detector.categories import Categories
 from bpr.detector.checkpoints import DetectorInfo
 from bpr.detector.schedule import Schedule
-from bpr.detector.training import Batch, Trainer
+from bpr.detector.training import Batch, DetectorTrainer
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.detection import as_prediction
 from bpr.pipeline.formats import coco, rle
@@ -99,7 +99,7 @@ def test_a_detector_learns_photographs_by_heart(system: str, tmp_path: Path) -> 
     preset = tiny(train_sizes=(128,), test_size=128, train_samples=64, **SYSTEMS[system])
     torch.manual_seed(0)
     model = build_detector(preset, 1)
-    Trainer(model, SCHEDULE, tmp_path, {}).run(batches(), print)
+    DetectorTrainer(model, SCHEDULE, tmp_path, {}).run(batches(), print)
     model.eval()
     info = DetectorInfo("small", CATEGORIES)
     with torch.inference_mode():

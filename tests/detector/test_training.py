@@ -13,7 +13,7 @@ import torch
 
 from bpr.detector.presets import PRESETS
 from bpr.detector.schedule import Schedule
-from bpr.detector.training import Batch, Trainer
+from bpr.detector.training import Batch, DetectorTrainer
 from tests.detector.conftest import scene, tiny_detector
 
 SHORT = Schedule(6, 2, 0.005, (4,), warmup_steps=2, clip_norm=10, log_every=1, checkpoint_every=3)
@@ -43,10 +43,10 @@ def killed_after(steps: int) -> Iterator[Batch]:
     raise Killed
 
 
-def trainer(folder: Path, schedule: Schedule = SHORT, **fields: object) -> Trainer:
+def trainer(folder: Path, schedule: Schedule = SHORT, **fields: object) -> DetectorTrainer:
     # sizes are drawn, so that a resumed training has more to get right than the batches
     model = tiny_detector(train_sizes=(64, 80, 96), train_samples=64, **fields)
-    return Trainer(model, schedule, folder, {"data": "rectangles"})
+    return DetectorTrainer(model, schedule, folder, {"data": "rectangles"})
 
 
 def logged(folder: Path) -> list[dict[str, str]]:
@@ -116,7 +116,7 @@ def test_the_last_steps_are_looked_at_too_where_they_fill_no_row_of_the_log(tmp_
 def test_training_in_bfloat16_learns_too(tmp_path: Path) -> None:
     model = tiny_detector(train_samples=64)
     schedule = replace(SHORT, steps=25, drops=(), log_every=5, checkpoint_every=25)
-    Trainer(model, schedule, tmp_path, {}, bfloat16=True).run(batches(0))
+    DetectorTrainer(model, schedule, tmp_path, {}, bfloat16=True).run(batches(0))
     rows = logged(tmp_path)
     assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
@@ -127,7 +127,7 @@ def test_what_is_frozen_stays_and_norms_do_not_decay(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
     assert any(name.startswith("backbone.body.layer1") for name in frozen)
-    training = Trainer(model, SHORT, tmp_path, {})
+    training = DetectorTrainer(model, SHORT, tmp_path, {})
     decaying, norms = training.optimizer.param_groups
     assert decaying["weight_decay"] == 1e-4
     assert norms["weight_decay"] == 0

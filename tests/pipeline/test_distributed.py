@@ -16,7 +16,7 @@ from PIL import Image
 from bpr.pipeline.batch.cityscapes_job import CityscapesJob
 from bpr.pipeline.batch.coco_job import CocoJob
 from bpr.pipeline.batch.engine import InThisProcess
-from bpr.pipeline.batch.run_batch import Progress, run_batch
+from bpr.pipeline.batch.run_batch import BatchProgress, run_batch
 from bpr.pipeline.extraction.extract import Extraction, extract, one_after_another
 from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
 from bpr.pipeline.extraction.shard import extract_shard
@@ -163,7 +163,7 @@ def worker_logs() -> str:
 # refinement
 
 
-def refine(data: Path, out: Path, engine: object) -> Progress:
+def refine(data: Path, out: Path, engine: object) -> BatchProgress:
     job = CityscapesJob(data / "pred", data / "images", out)
     return run_batch(job, engine, PATCHES, {"weights": "w"})
 

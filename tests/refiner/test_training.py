@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from bpr.refiner.network import PatchNetwork, normalise, upsample
 from bpr.refiner.recipes import RECIPES, Recipe
-from bpr.refiner.training import LOG_FIELDS, Trainer
+from bpr.refiner.training import LOG_FIELDS, RefinerTrainer
 
 SIDE = 32
 SHORT = Recipe(steps=8, warmup_steps=2, log_every=1, checkpoint_every=4)
@@ -41,9 +41,9 @@ def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
     return map(batch, count(start))
 
 
-def trainer(folder: Path, settings: Recipe = SHORT) -> Trainer:
+def trainer(folder: Path, settings: Recipe = SHORT) -> RefinerTrainer:
     torch.manual_seed(7)
-    return Trainer(PatchNetwork("hrnet18s"), settings, folder, {"data": "squares"})
+    return RefinerTrainer(PatchNetwork("hrnet18s"), settings, folder, {"data": "squares"})
 
 
 def logged(folder: Path) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from bpr.pipeline.batch.detect import Refinement, detect_images
 from bpr.pipeline.batch.detect_coco_job import DetectCocoJob
 from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
 from bpr.pipeline.batch.engine import InThisProcess
-from bpr.pipeline.batch.run_batch import Tally, run_batch, run_images
+from bpr.pipeline.batch.run_batch import Counted, run_batch, run_images
 from bpr.pipeline.formats import cityscapes, coco
 from bpr.pipeline.formats.images import read_image
 from bpr.pipeline.instance import Instance, Mask, Prediction
@@ -32,8 +32,8 @@ from bpr.pipeline.settings import PatchSettings
 from tests.datasets import digests
 
 CATEGORIES = {24: "person", 26: "red car"}
-DETECTED = Tally("detected", ("instances",))
-REFINED = Tally("detected", ("instances", "patches", "changed_pixels"))
+DETECTED = Counted("detected", ("instances",))
+REFINED = Counted("detected", ("instances", "patches", "changed_pixels"))
 SIZE = (60, 80)
 
 

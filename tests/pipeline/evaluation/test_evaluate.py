@@ -13,7 +13,7 @@ from bpr.pipeline.datasets.predictions import open_predictions
 from bpr.pipeline.evaluation.ceiling import perfect_patches
 from bpr.pipeline.evaluation.comparison import compare, histogram, share_of_possible
 from bpr.pipeline.evaluation.evaluate import evaluate
-from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import MatchSettings
 from bpr.pipeline.evaluation.report import build_report
 from bpr.pipeline.evaluation.rivals import GuidedFilter
@@ -30,7 +30,7 @@ def run(dataset, truth, prediction, before=None, methods=None, agnostic=False, *
     truth = open_ground_truth(truth)
     names = truth.file_names() if truth.image_id(truth.keys()[0]) is not None else None
     sides = [open_predictions(p, None, names) if p else None for p in (prediction, before)]
-    inputs = Inputs(truth, *sides, methods or {}, ImageIndex(dataset.images))
+    inputs = EvaluationInputs(truth, *sides, methods or {}, ImageIndex(dataset.images))
     matching = MatchSettings(class_agnostic=agnostic or truth.categories is None)
     return evaluate(
         inputs, EvaluationSettings(matching, truth.boundary_ratio, patches=PATCHES, **settings)
@@ -246,14 +246,14 @@ class TestMethods:
         truth = open_ground_truth(dataset.gt_fine)
         prediction = open_predictions(dataset.before, None, None)
         with pytest.raises(ValueError, match="--images: expected the folder"):
-            Inputs(truth, prediction, None, {"filter": GuidedFilter()}, None)
+            EvaluationInputs(truth, prediction, None, {"filter": GuidedFilter()}, None)
 
     def test_their_names_are_their_own(self, dataset):
         truth = open_ground_truth(dataset.gt_fine)
         prediction = open_predictions(dataset.before, None, None)
         images = ImageIndex(dataset.images)
         with pytest.raises(ValueError, match="method: expected another name than 'ceiling'"):
-            Inputs(truth, prediction, None, {"ceiling": GuidedFilter()}, images)
+            EvaluationInputs(truth, prediction, None, {"ceiling": GuidedFilter()}, images)
 
 
 def test_the_report_is_json_without_nan(dataset):

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
-from bpr.pipeline.evaluation.matching import MatchSettings, mask_iou, match
+from bpr.pipeline.evaluation.matching import MatchSettings, match
 from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.metrics import mask_iou
 from tests.strategies import bitmaps, masks, quick, thorough
 
 SIZE = (40, 60)

@@ -17,7 +17,7 @@ from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
 from bpr.pipeline.datasets.predictions import open_predictions
 from bpr.pipeline.evaluation.evaluate import evaluate
-from bpr.pipeline.evaluation.inputs import EvaluationSettings, Inputs
+from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import MatchSettings
 from bpr.pipeline.evaluation.page import render_page
 from bpr.pipeline.evaluation.report import build_report
@@ -58,7 +58,7 @@ def results(scene):
     sides = [open_predictions(scene / name, None, None) for name in ("after", "before")]
     images = ImageIndex(scene / "images")
     settings = EvaluationSettings(MatchSettings(class_agnostic=True), 0.02)
-    evaluation = evaluate(Inputs(truth, *sides, {}, images), settings)
+    evaluation = evaluate(EvaluationInputs(truth, *sides, {}, images), settings)
     report = build_report(evaluation, {})
     return report, evaluation, render_page(report, evaluation, images)
 

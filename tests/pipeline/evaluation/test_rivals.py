@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpr.pipeline.evaluation.matching import mask_iou
 from bpr.pipeline.evaluation.rivals import GrabCut, GuidedFilter, band, filtered_mask, guided_filter
 from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.metrics import mask_iou
 from tests.strategies import bitmaps, quick
 
 METHODS = [GrabCut(), GuidedFilter()]
