@@ -28,14 +28,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.workload import WorkloadSettings, write_workload
 from bpr.pipeline.batch.cityscapes_job import CityscapesJob
-from bpr.pipeline.device import predict_on_device
+from bpr.pipeline.device import DeviceRunner
+from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.instance import differing_pixels
-from bpr.pipeline.refine import MAX_WAITING_IMAGES, Plan, merge, plan, predict
+from bpr.pipeline.network import load_network
+from bpr.pipeline.plan import Plan
+from bpr.pipeline.refine import merge, plan, predict
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.checkpoints import load_model
 from bpr.refiner.device_network import DeviceNetwork
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
-from bpr.refiner.predictor import load_predictor
 
 COMPARED_IMAGES = 4  # masks of more would say the same
 
@@ -142,7 +144,7 @@ def main() -> None:
         )
 
         def on_device() -> None:
-            for answer in predict_on_device(plans, network, MAX_WAITING_IMAGES):
+            for answer in predict(plans, DeviceRunner(network)):
                 merge(answer)
 
         with Utilisation() as used:
@@ -189,10 +191,10 @@ def _flops(network: torch.nn.Module, input_size: int) -> int:
 
 
 def _compare(plans: list[Plan], network: DeviceNetwork, weights: str) -> None:
-    exact = load_predictor(weights, "cpu", exact=True)
+    exact = load_network(weights, "cpu", exact=True).runner(DEFAULT_BATCH_SIZE)
     differing = area = 0
     for ours, theirs in zip(
-        predict_on_device(plans, network, MAX_WAITING_IMAGES), predict(plans, exact), strict=True
+        predict(plans, DeviceRunner(network)), predict(plans, exact), strict=True
     ):
         for first, second in zip(merge(ours).instances, merge(theirs).instances, strict=True):
             differing += differing_pixels(first.mask, second.mask)

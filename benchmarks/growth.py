@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import merge, plan, predict
@@ -43,7 +44,7 @@ def milliseconds(image: np.ndarray, prediction: Prediction, repeat: int) -> tupl
     for _ in range(repeat):
         started = time.process_time()
         planned = plan(image, prediction, SETTINGS)
-        for answer in predict([planned], KeepCoarse(64)):
+        for answer in predict([planned], HostRunner(KeepCoarse(64))):
             merge(answer)
         best = min(best, time.process_time() - started)
         patches = planned.num_patches

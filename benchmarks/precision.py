@@ -31,6 +31,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from benchmarks.quality import WORSE, Pair, read_pairs, scores
 from bpr import __version__
 from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.host import HostImage, HostRunner
 from bpr.pipeline.instance import (
     Float32Array,
     Instance,
@@ -39,8 +40,9 @@ from bpr.pipeline.instance import (
     UInt8Array,
     differing_pixels,
 )
+from bpr.pipeline.plan import Plan
 from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.refine import PendingImage, Plan, merge, plan, predict
+from bpr.pipeline.refine import merge, plan, predict
 from bpr.pipeline.settings import PatchSettings
 from bpr.pipeline.training.patch_stream import PatchStream, StreamSettings, find_labelled_images
 from bpr.refiner.checkpoints import LoadedModel, load_model
@@ -169,7 +171,7 @@ def first_patches(plans: Sequence[Plan], input_size: int) -> UInt8Array:
     patches = np.empty((TIMED_PATCHES, input_size, input_size, 4), np.uint8)
     filled = 0
     for planned in plans:
-        pieces = PendingImage(planned, input_size).cut(patches[filled:])
+        pieces = HostImage(planned, input_size).cut(patches[filled:])
         filled += sum(piece.stop - piece.start for piece in pieces)
     return patches[:filled]
 
@@ -188,7 +190,7 @@ def make_plans(pairs: Sequence[Pair], settings: PatchSettings) -> list[Plan]:
 
 def refined(plans: Sequence[Plan], predictor: MaskPredictor) -> list[Mask]:
     """The one refined mask of each plan."""
-    return [merge(answer).instances[0].mask for answer in predict(plans, predictor)]
+    return [merge(answer).instances[0].mask for answer in predict(plans, HostRunner(predictor))]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

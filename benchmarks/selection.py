@@ -20,8 +20,10 @@ import numpy as np
 from benchmarks.quality import WORSE, Pair, read_pairs, scores
 from bpr.pipeline.formats.images import read_image
 from bpr.pipeline.geometry import find_boundary, patch_size_for, select_patches, suppress
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Int64Array, Mask, Prediction, UInt8Array
-from bpr.pipeline.refine import Plan, merge, predict
+from bpr.pipeline.plan import Plan
+from bpr.pipeline.refine import merge, predict
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
 from bpr.refiner.predictor import LoadedPredictor, load_predictor
@@ -61,9 +63,16 @@ def refine_pairs(
             group[0].mask.size, tuple(Instance(pair.mask, 0, 1.0) for pair in group)
         )
         boxes = tuple(rule(pair.mask, settings) for pair in group)
-        plans.append(Plan(images[group[0].image], prediction, boxes, settings))
+        plans.append(
+            Plan(
+                image=images[group[0].image],
+                prediction=prediction,
+                boxes=boxes,
+                settings=settings,
+            )
+        )
     refined = []
-    for answer, group in zip(predict(plans, predictor), groups, strict=True):
+    for answer, group in zip(predict(plans, HostRunner(predictor)), groups, strict=True):
         for instance, pair in zip(merge(answer).instances, group, strict=True):
             refined.append(replace(pair, mask=instance.mask))
     return sum(planned.num_patches for planned in plans) / len(plans), refined

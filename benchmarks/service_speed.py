@@ -30,6 +30,7 @@ import httpx
 from benchmarks.workload import WorkloadSettings, write_workload
 from bpr.pipeline.formats import cityscapes, rle
 from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
@@ -81,7 +82,9 @@ def call_library(work: Path, path: Path, predictor: LoadedPredictor) -> int:
     instances = cityscapes.read_instances(parsed)
     config = predictor.config
     prediction = Prediction((image.shape[0], image.shape[1]), instances)
-    refined = refine(image, prediction, predictor, PatchSettings(config.patch_size, config.padding))
+    refined = refine(
+        image, prediction, HostRunner(predictor), PatchSettings(config.patch_size, config.padding)
+    )
     return sum(len(rle.encode(instance.mask)["counts"]) for instance in refined.instances)
 
 

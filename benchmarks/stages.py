@@ -37,7 +37,9 @@ from bpr.pipeline.batch.cityscapes_job import CityscapesJob
 from bpr.pipeline.crops import crop_patches
 from bpr.pipeline.formats.cityscapes import encode_prediction
 from bpr.pipeline.geometry import select_patches
-from bpr.pipeline.refine import DEFAULT_BATCH_SIZE, Answer, merge
+from bpr.pipeline.host import DEFAULT_BATCH_SIZE
+from bpr.pipeline.plan import Answer
+from bpr.pipeline.refine import merge
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
 from bpr.refiner.predictor import LoadedPredictor, load_predictor
@@ -108,7 +110,13 @@ def our_stages(
         with times.of("network"):
             logits = predictor(together)
         ends = np.cumsum([len(of_it) for of_it in boxes])[:-1]
-        answer = Answer(loaded.prediction, boxes, settings, key, tuple(np.split(logits, ends)))
+        answer = Answer(
+            prediction=loaded.prediction,
+            boxes=boxes,
+            settings=settings,
+            name=key,
+            logits=tuple(np.split(logits, ends)),
+        )
         with times.of("reassemble"):
             refined = merge(answer)
         with times.of("encode"):

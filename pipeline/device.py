@@ -1,13 +1,11 @@
-"""Refinement on a device: images go there once as bytes, only masks come back.
+"""The runner for a GPU: images go there once as bytes, only masks come back.
 
-Patches are cut, predicted and averaged there; the Python here lists them and says when. It
-follows `predict` of pipeline/refine.py, patch by patch, and differs from it by rounding only.
+Patches are cut, predicted and averaged there; the Python here lists them and says when. The masks
+differ from those of pipeline/host.py by rounding only.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,76 +13,67 @@ import torch
 from torch import Tensor
 
 from bpr.pipeline.instance import Box, Int64Array, Mask, UInt8Array
-from bpr.pipeline.refine import Answer, Plan
+from bpr.pipeline.plan import Answer, Plan
+from bpr.pipeline.runner import PendingImage
 from bpr.refiner.device_network import DeviceNetwork
 from bpr.refiner.device_patches import PatchTable, cut_patches, put_back
 
-MAX_COMING_BACK = 2  # images whose masks may be on their way while the next ones are computed
 
-
-def predict_on_device(
-    plans: Iterable[Plan], network: DeviceNetwork, max_waiting: int
-) -> Iterator[Answer]:
-    """Refine the masks of many images on a device.
-
-    Batches are filled across instances and images. Answers come in the order of the plans and
-    hold masks instead of logits.
+class DeviceRunner:
+    """Runs a network over patches that are cut on its device; see `bpr.pipeline.runner.Runner`.
 
     Args:
-        plans: images with patches.
-        network: on the device.
-        max_waiting: images that may wait for their batch to fill.
+        network: on the device; its batch size is fixed.
     """
-    side = network.input_size
-    patches = torch.empty(
-        (network.batch_size, side, side, 4), dtype=torch.uint8, device=network.device
-    )
-    filled = 0
-    owners: list[tuple[_DeviceImage, int, int]] = []  # image, and which of its patches
-    waiting: deque[_DeviceImage] = deque()
-    coming_back: deque[_DeviceImage] = deque()
 
-    # not around the loop: a generator would leave it switched on in its caller
+    max_coming_back = 2  # images whose masks may be on their way while others are computed
+
+    def __init__(self, network: DeviceNetwork) -> None:
+        self.batch_size, self.input_size = network.batch_size, network.input_size
+        self._network = network
+        self._patches = torch.empty(
+            (network.batch_size, network.input_size, network.input_size, 4),
+            dtype=torch.uint8,
+            device=network.device,
+        )
+        self._owners: list[tuple[DeviceImage, int, int]] = []  # image, first patch, past the last
+        self._filled = 0
+
+    @property
+    def room(self) -> int:
+        """Patches that still fit into the batch."""
+        return self.batch_size - self._filled
+
+    def open(self, planned: Plan) -> DeviceImage:
+        """Send an image and its masks to the device."""
+        return DeviceImage(planned, self._network)
+
+    def add(self, image: PendingImage, at_most: int | None = None) -> None:
+        """Cut the image's next patches into the batch."""
+        assert isinstance(image, DeviceImage)  # from `open`
+        left = self.room if at_most is None else min(self.room, at_most)
+        while left and image.uncut:
+            start = image.num_patches - image.uncut
+            count = image.cut(self._patches[self._filled : self._filled + left])
+            self._owners.append((image, start, start + count))
+            self._filled += count
+            left -= count
+
     @torch.inference_mode()
-    def run() -> None:
-        nonlocal filled
-        if filled:
-            logits = network.run(patches[:filled])
-            position = 0
-            for image, start, stop in owners:
-                image.logits[start:stop] = logits[position : position + stop - start]
-                image.missing -= stop - start
-                position += stop - start
-        owners.clear()
-        filled = 0
+    def run(self) -> None:
+        """Predict the batch; complete images begin to send their masks back."""
+        if self._filled == 0:
+            return
+        logits = self._network.run(self._patches[: self._filled])
+        position = 0
+        for image, start, stop in self._owners:
+            image.put(start, logits[position : position + stop - start])
+            position += stop - start
+        self.clear()
 
-    def send_back() -> None:
-        while waiting and waiting[0].missing == 0:
-            image = waiting.popleft()
-            image.send_back()
-            coming_back.append(image)
-
-    for planned in plans:
-        image = _DeviceImage(planned, network)
-        waiting.append(image)
-        start = 0
-        while start < image.num_patches:
-            stop = min(start + network.batch_size - filled, image.num_patches)
-            stop = start + image.cut(start, patches[filled : filled + stop - start])
-            owners.append((image, start, stop))
-            filled += stop - start
-            start = stop
-            if filled == network.batch_size:
-                run()
-        if len(waiting) > max_waiting:
-            run()
-        send_back()
-        while len(coming_back) > MAX_COMING_BACK:
-            yield coming_back.popleft().answer()
-    run()
-    send_back()
-    while coming_back:
-        yield coming_back.popleft().answer()
+    def clear(self) -> None:
+        """Forget the patches of the batch."""
+        self._owners, self._filled = [], 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,7 @@ class _Group:
     stop: int
 
 
-class _DeviceImage:
+class DeviceImage:
     """An image on the device, with the regions of its objects and the patches in them.
 
     A region is the box around an object and its patches: what refining may change.
@@ -105,9 +94,9 @@ class _DeviceImage:
     @torch.inference_mode()
     def __init__(self, planned: Plan, network: DeviceNetwork) -> None:
         self._plan, self._device = planned, network.device
-        self.num_patches = self.missing = planned.num_patches
+        self.num_patches = self.uncut = self._missing = planned.num_patches
         side = network.input_size
-        self.logits = torch.empty((self.num_patches, side, side), device=self._device)
+        self._logits = torch.empty((self.num_patches, side, side), device=self._device)
         self._regions = [
             _region(instance.mask, boxes)
             for instance, boxes in zip(planned.prediction.instances, planned.boxes, strict=True)
@@ -124,13 +113,19 @@ class _DeviceImage:
         self._bitmaps = self._upload(np.concatenate(bitmaps).view(np.uint8))
         self._groups = self._group()
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every patch is predicted."""
+        return self._missing == 0
+
     @torch.inference_mode()
-    def cut(self, start: int, patches: Tensor) -> int:
-        """Fill `patches` from patch `start` on, as far as patches of one size go.
+    def cut(self, patches: Tensor) -> int:
+        """Fill `patches` with the next ones, as far as patches of one size go.
 
         Returns:
             How many there are now in `patches`.
         """
+        start = self.num_patches - self.uncut
         group = next(group for group in self._groups if group.start <= start < group.stop)
         count = min(group.stop - start, len(patches))
         table = group.table.part(start - group.start, start - group.start + count)
@@ -138,20 +133,26 @@ class _DeviceImage:
         patches[:count] = cut_patches(
             self._image, self._bitmaps, table, patches.shape[1], settings.padding, settings.compat
         )
+        self.uncut -= count
         return count
 
+    def put(self, start: int, logits: Tensor) -> None:
+        """Take the logits, (N, S, S), of the patches from `start` on; the last ones end it."""
+        self._logits[start : start + len(logits)] = logits
+        self._missing -= len(logits)
+        if self.is_complete:
+            self._send_back()
+
     @torch.inference_mode()
-    def send_back(self) -> None:
+    def _send_back(self) -> None:
         """Average the patches, and begin to copy the refined regions to the host."""
-        if self.num_patches == 0:
-            return
         sums = torch.zeros(len(self._bitmaps) + 1, dtype=torch.int32, device=self._device)
         covered = torch.zeros(len(self._bitmaps) + 1, dtype=torch.bool, device=self._device)
         for group in self._groups:
-            logits = self.logits[group.start : group.stop]
+            logits = self._logits[group.start : group.stop]
             put_back(logits, group.table, self._plan.settings.padding, sums, covered)
         refined = torch.where(covered[:-1], sums[:-1] > 0, self._bitmaps != 0)
-        del self._image, self._bitmaps, self.logits
+        del self._image, self._bitmaps, self._logits
         on_gpu = self._device.type == "cuda"
         self._refined = torch.empty(refined.shape, dtype=torch.bool, pin_memory=on_gpu)
         self._refined.copy_(refined, non_blocking=True)
@@ -173,7 +174,11 @@ class _DeviceImage:
                         bitmap.reshape(y1 - y0, x1 - x0), (x0, y0), planned.prediction.size
                     )
         return Answer(
-            planned.prediction, planned.boxes, planned.settings, planned.name, refined=tuple(masks)
+            prediction=planned.prediction,
+            boxes=planned.boxes,
+            settings=planned.settings,
+            name=planned.name,
+            refined=tuple(masks),
         )
 
     def _group(self) -> list[_Group]:

@@ -25,8 +25,9 @@ from bpr.pipeline.batch.engine import ImageOutcome, OpenedImage, Tell, read_imag
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.extraction.shard import Shard, ShardResult, extract_shard, try_image
-from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.refine import Answer, Plan, predict
+from bpr.pipeline.plan import Answer, Plan
+from bpr.pipeline.refine import predict
+from bpr.pipeline.runner import Runner
 from bpr.pipeline.settings import PatchSettings
 
 RETRIES = 2  # of a task whose process or machine died
@@ -141,19 +142,16 @@ class Cluster:
             _call_off(list(pending))
             raise
 
-    def refiner(
-        self, load: Callable[[], MaskPredictor], input_size: int, batch_size: int, device: str
-    ) -> RefiningCluster:
+    def refiner(self, load: Callable[[], Runner], input_size: int, device: str) -> RefiningCluster:
         """The engine that refines here.
 
         Args:
-            load: makes the network; called in the processes of the actors.
+            load: makes the network's runner; called in the processes of the actors.
             input_size: S of the network, in pixels.
-            batch_size: patches predicted together.
             device: auto (GPUs where there are some), cpu or cuda.
         """
         on_gpus = device == "cuda" or (device == "auto" and self.num_gpus > 0)
-        return RefiningCluster(self, load, input_size, batch_size, on_gpus)
+        return RefiningCluster(self, load, input_size, on_gpus)
 
 
 class RefiningCluster:
@@ -166,9 +164,8 @@ class RefiningCluster:
 
     Args:
         cluster: where.
-        load: makes the network; called in the processes of the actors.
+        load: makes the network's runner; called in the processes of the actors.
         input_size: S of the network, in pixels.
-        batch_size: patches predicted together.
         on_gpus: an actor for each GPU; else one for each core.
 
     Raises:
@@ -178,13 +175,10 @@ class RefiningCluster:
     def __init__(
         self,
         cluster: Cluster,
-        load: Callable[[], MaskPredictor],
+        load: Callable[[], Runner],
         input_size: int,
-        batch_size: int,
         on_gpus: bool,
     ) -> None:
-        if batch_size <= 0:
-            raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
         self.input_size = input_size
         self._cluster = cluster
         count = cluster.num_gpus if on_gpus else cluster.num_cpus
@@ -195,7 +189,7 @@ class RefiningCluster:
         actor = _network_actor.options(
             num_cpus=0.5, num_gpus=int(on_gpus), scheduling_strategy="SPREAD"
         )
-        self._actors = [actor.remote(load, batch_size, on_gpus) for _ in range(count)]
+        self._actors = [actor.remote(load, on_gpus) for _ in range(count)]
         for ready in [actor.load.remote() for actor in self._actors]:
             if _value(ready) is None:
                 raise ValueError(
@@ -383,9 +377,9 @@ def _read(job: Job, key: str, known: Any, settings: PatchSettings) -> tuple[Any,
 class _Network:
     """The network in a process of its own."""
 
-    def __init__(self, load: Callable[[], MaskPredictor], batch_size: int, on_gpu: bool) -> None:
-        self._load, self._batch_size, self._on_gpu = load, batch_size, on_gpu
-        self._predictor: MaskPredictor | None = None
+    def __init__(self, load: Callable[[], Runner], on_gpu: bool) -> None:
+        self._load, self._on_gpu = load, on_gpu
+        self._runner: Runner | None = None
 
     @ray.method(max_task_retries=RETRIES)
     def load(self) -> Any:
@@ -398,14 +392,14 @@ class _Network:
         """Whether it went well, and the answer."""
         _be_one_of_many()
         logger.info("image %s: predicting", planned.name)
-        (answer,) = predict([planned], self._loaded(), self._batch_size)
+        (answer,) = predict([planned], self._loaded())
         return True, answer
 
-    def _loaded(self) -> MaskPredictor:
-        if self._predictor is None:
+    def _loaded(self) -> Runner:
+        if self._runner is None:
             with nullcontext() if self._on_gpu else _one_core():
-                self._predictor = self._load()
-        return self._predictor
+                self._runner = self._load()
+        return self._runner
 
 
 def _write(job: Job, image: OpenedImage, answer: Answer) -> Any:

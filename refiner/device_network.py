@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bpr.refiner.network import MEAN, STD, upsample
-from bpr.refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
+from bpr.refiner.patch_batch import Logits, PatchBatch, check_input_size, check_patches
 from bpr.refiner.torch_predictor import as_tensor, exact_convolutions, fold_batch_norms
 
 CUDA_BATCH_PIXELS = 512 * 64 * 64  # of the patches in one batch on a GPU

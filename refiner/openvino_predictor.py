@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bpr.refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
+from bpr.refiner.patch_batch import Logits, PatchBatch, check_input_size, check_patches
 
 CHUNK_PIXELS = 16 * 64 * 64  # of the patches that one thread takes at once
 

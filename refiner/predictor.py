@@ -10,21 +10,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from bpr.refiner.model_config import DEFAULT_WEIGHTS, STRIDE, ModelConfig
+from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
+from bpr.refiner.patch_batch import Logits, PatchBatch
+from bpr.refiner.processors import usable_processors
 
 if TYPE_CHECKING:
     from bpr.refiner.device_network import DeviceNetwork
-
-PatchBatch = npt.NDArray[np.uint8]
-"""(N, S, S, 4): R, G, B in 0..255 and the coarse mask as 0 or 1."""
-
-Logits = npt.NDArray[np.float32]
-"""(N, S, S): object minus background; the sigmoid is the object's probability."""
 
 MIN_BATCH_SIZE = 32  # patches; larger ones gain nothing on a few processors
 
@@ -113,29 +106,6 @@ def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> 
     # crops on the device round differently by one grey level
     on_device = network if device == "cuda" and not exact else None
     return LoadedPredictor(network, *about, on_device)
-
-
-def check_input_size(input_size: int) -> None:
-    """ValueError unless the network can take patches of this side."""
-    if input_size <= 0 or input_size % STRIDE:
-        raise ValueError(f"input_size: expected a multiple of {STRIDE} > 0, got {input_size}")
-
-
-def check_patches(patches: npt.NDArray[Any], input_size: int) -> None:
-    """ValueError unless patches are (N, S, S, 4) uint8 with S = input_size."""
-    expected = (input_size, input_size, 4)
-    if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != expected:
-        raise ValueError(
-            f"patches: expected uint8 of shape (N, {input_size}, {input_size}, 4), "
-            f"got {patches.dtype} of shape {patches.shape}"
-        )
-
-
-def usable_processors() -> int:
-    """Processors that this process may use; containers and taskset give fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _choose_device(device: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bpr.refiner.network import object_logits
-from bpr.refiner.predictor import Logits, PatchBatch, check_input_size, check_patches
+from bpr.refiner.patch_batch import Logits, PatchBatch, check_input_size, check_patches
 
 
 class TorchPredictor:

@@ -14,8 +14,9 @@ from bpr.pipeline.files import write_atomically
 from bpr.pipeline.formats.images import encode_mask, encode_png
 from bpr.pipeline.instance import Instance, Prediction
 from bpr.pipeline.metrics import boundary_f, boundary_iou
-from bpr.pipeline.refine import Answer, merge, plan, predict
-from bpr.refiner.predictor import load_predictor
+from bpr.pipeline.network import load_network
+from bpr.pipeline.plan import Answer
+from bpr.pipeline.refine import merge, plan, predict
 from bpr.scripts.options import patch_settings
 from bpr.scripts.progress import ProgressLine
 from bpr.scripts.refine import add_refine_options, batch_size
@@ -33,14 +34,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Refine, draw, and compare with outlines drawn with care."""
-    predictor = load_predictor(arguments.weights, arguments.device, arguments.backend)
-    config = predictor.config
+    network = load_network(arguments.weights, arguments.device, arguments.backend)
+    config = network.config
     settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     scenes = load_demo_scenes()
     plans = [plan(scene.image, _coarse(scene), settings, scene.name) for scene in scenes]
     rows = []
     with ProgressLine("photographs", len(scenes)) as line:
-        answers = predict(plans, predictor, batch_size(arguments, predictor.batch_size))
+        answers = predict(plans, network.runner(batch_size(arguments, network.batch_size)))
         for done, (scene, answer) in enumerate(zip(scenes, answers, strict=True), start=1):
             refined = merge(answer)
             _write_pictures(arguments.out, scene, refined)

@@ -19,9 +19,9 @@ from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
 from bpr.pipeline.batch.job import ImageJob
 from bpr.pipeline.batch.run_batch import BatchProgress, Counted, run_images
 from bpr.pipeline.detection import DetectionSettings, InstanceDetector
+from bpr.pipeline.network import load_network
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
-from bpr.refiner.predictor import load_predictor
 from bpr.scripts.options import parse_path
 from bpr.scripts.outcome import conclude
 from bpr.scripts.progress import ProgressLine
@@ -140,15 +140,15 @@ def _refinement(arguments: argparse.Namespace) -> tuple[Refinement | None, Mappi
     """What --refine asks for, and what the results depend on by it."""
     if arguments.refine is None:
         return None, {}
-    predictor = load_predictor(arguments.refine, arguments.device, "auto")
-    settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
+    network = load_network(arguments.refine, arguments.device)
+    settings = PatchSettings(network.config.patch_size, network.config.padding)
     about = {
-        "refined_by": predictor.name,
-        "refined_by_sha256": predictor.weights_sha256,
+        "refined_by": network.name,
+        "refined_by_sha256": network.weights_sha256,
         "patch_settings": asdict(settings),
-        "input_size": predictor.input_size,
+        "input_size": network.input_size,
     }
-    return Refinement(predictor, settings, predictor.batch_size), about
+    return Refinement(network.runner(network.batch_size), settings), about
 
 
 def _remark(progress: BatchProgress) -> str:

@@ -208,9 +208,9 @@ def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str
             about[name] = vars(methods[name])
             continue
         # torch takes seconds to import: only where a network is asked for
-        from bpr.pipeline.evaluation.network import load_network
+        from bpr.pipeline.evaluation.network import load_method
 
-        network = load_network(
+        network = load_method(
             wanted,
             arguments.device,
             arguments.backend,

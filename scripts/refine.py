@@ -21,9 +21,9 @@ from bpr.pipeline.batch.mask_files_job import MaskFilesJob
 from bpr.pipeline.batch.run_batch import BatchProgress, run_batch
 from bpr.pipeline.formats.cityscapes import has_prediction_files
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
-from bpr.pipeline.refine import DEFAULT_BATCH_SIZE
+from bpr.pipeline.host import DEFAULT_BATCH_SIZE
+from bpr.pipeline.network import load_network, load_runner
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
-from bpr.refiner.predictor import load_predictor
 from bpr.scripts.options import (
     add_cluster_options,
     add_network_options,
@@ -104,30 +104,23 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some images failed."""
     job = _job(arguments)
-    load = partial(
-        load_predictor,
-        arguments.weights,
-        arguments.device,
-        arguments.backend,
-        exact=arguments.compat,
-    )
+    wanted = (arguments.weights, arguments.device, arguments.backend, arguments.compat)
     if asks_for_cluster(arguments):
         from bpr.refiner.checkpoints import load_model  # torch takes seconds to import
 
         model = load_model(arguments.weights)
         with open_cluster(arguments) as cluster:
             engine: RefineEngine = cluster.refiner(
-                load,
+                partial(load_runner, *wanted, batch_size(arguments, DEFAULT_BATCH_SIZE)),
                 model.config.input_size,
-                batch_size(arguments, DEFAULT_BATCH_SIZE),
                 arguments.device,
             )
             progress = _refine(arguments, job, engine, model.config, model.name, model.sha256)
     else:
-        predictor = load()
-        engine = InThisProcess(predictor, batch_size(arguments, predictor.batch_size))
+        network = load_network(*wanted)
+        engine = InThisProcess(network.runner(batch_size(arguments, network.batch_size)))
         progress = _refine(
-            arguments, job, engine, predictor.config, predictor.name, predictor.weights_sha256
+            arguments, job, engine, network.config, network.name, network.weights_sha256
         )
     return conclude(progress, "refined", f"{progress.counted['patches']} patches", job.report)
 

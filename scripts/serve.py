@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; requests in the process finish first."""
-    from bpr.service.app import create_app, load_detector, load_network
+    from bpr.service.app import create_app, load_detector, load_service_network
     from bpr.service.logs import start_logging
     from bpr.service.server import listen, serve
     from bpr.service.settings import ServiceSettings, load_settings
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         serve_on_ray(settings)
         return 0
     with listen(settings.host, settings.port) as listener:  # before seconds of loading
-        app = create_app(settings, load_network(settings), load_detector(settings))
+        app = create_app(settings, load_service_network(settings), load_detector(settings))
         start_logging(settings.log_level)
         serve(app, listener, settings)
     return 0

@@ -6,7 +6,7 @@ import io
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,6 @@ MEDIA_TYPES = (JSON, ZIP, PNG)  # the first is the default
 
 _MAX_STEM = 100
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same masks give the same bytes
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """A prediction before and after, and the patches that were redrawn."""
-
-    before: Prediction
-    after: Prediction
-    boxes: tuple[Int64Array, ...]  # per instance (N, 4)
 
 
 def choose_media_type(accept: str) -> str | None:
@@ -54,16 +45,25 @@ def choose_media_type(accept: str) -> str | None:
     return best
 
 
-def describe_instances(refined: Refined, with_details: bool) -> list[dict[str, Any]]:
-    """One json object per instance, the caller's fields first."""
+def describe_instances(
+    coarse: Prediction, refined: Prediction, boxes: Sequence[Int64Array], with_details: bool
+) -> list[dict[str, Any]]:
+    """Describe each instance as one json object, the caller's fields first.
+
+    Args:
+        coarse: the prediction before refinement.
+        refined: the same instances after it.
+        boxes: per instance (N, 4), the patches that were redrawn.
+        with_details: add the patches and the coarse masks.
+    """
     described = []
-    instances = zip(refined.before.instances, refined.after.instances, refined.boxes, strict=True)
-    for before, after, boxes in instances:
+    instances = zip(coarse.instances, refined.instances, boxes, strict=True)
+    for before, after, own_boxes in instances:
         record = coco.refined_record({**after.record, "bbox": None, "area": None}, after.mask)
         record["changed_pixels"] = differing_pixels(before.mask, after.mask)
-        record["patches"] = len(boxes)
+        record["patches"] = len(own_boxes)
         if with_details:
-            record["patch_boxes"] = boxes.tolist()
+            record["patch_boxes"] = own_boxes.tolist()
             record["coarse"] = rle.encode(before.mask)
         described.append(record)
     return described

@@ -18,7 +18,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from bpr import __version__
-from bpr.refiner.predictor import LoadedPredictor, load_predictor
+from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.service import label_studio, openapi, pages
 from bpr.service.answers import MEDIA_TYPES, choose_media_type
 from bpr.service.forms import read_image_alone, read_upload
@@ -26,7 +26,7 @@ from bpr.service.gate import Gate
 from bpr.service.guard import Guard
 from bpr.service.metrics import Metrics
 from bpr.service.problems import Problem, problem_response
-from bpr.service.refinery import Refinery, RefineryAnswer, Wish
+from bpr.service.refinery import EncodedAnswer, RefinedRequest, Refinery, Wish
 from bpr.service.schemas import Detector, Model, RefineAnswer, Status
 from bpr.service.settings import ServiceSettings
 
@@ -39,13 +39,13 @@ REFINE, SEGMENT = "/refine", "/segment"
 
 
 def create_app(
-    settings: ServiceSettings, predictor: LoadedPredictor, detector: InstanceDetector | None = None
+    settings: ServiceSettings, network: LoadedNetwork, detector: InstanceDetector | None = None
 ) -> FastAPI:
     """Build the service.
 
     Args:
         settings: everything that can be set.
-        predictor: the network with its weights.
+        network: of `load_service_network`.
         detector: of `load_detector`; without one there is no POST /segment.
 
     Returns:
@@ -54,13 +54,13 @@ def create_app(
     Raises:
         ValueError: the patch settings do not fit the weights.
     """
-    patches = settings.patch_settings(predictor.config.patch_size, predictor.config.padding)
+    patches = settings.patch_settings(network.config.patch_size, network.config.padding)
     metrics, gate = Metrics(), Gate(settings)
     metrics.watch("bpr_requests_in_process", "Requests let in", lambda: gate.in_process)
     model = Model(
-        name=predictor.name,
-        weights_sha256=predictor.weights_sha256,
-        backend=predictor.backend,
+        name=network.name,
+        weights_sha256=network.weights_sha256,
+        backend=network.backend,
         bpr=__version__,
         detector=None
         if detector is None
@@ -69,7 +69,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        refinery = Refinery(predictor, detector, model, patches, settings, metrics)
+        runner = network.runner(settings.batch_size)
+        refinery = Refinery(runner, detector, model, patches, settings, metrics)
         app.state.refinery = refinery
         warming = asyncio.create_task(_warm_up(refinery, gate))
         yield
@@ -108,21 +109,19 @@ def create_app(
         _add_segment(app, settings)
     _add_operation(app, gate, metrics, model)
     if settings.label_studio_url is not None:
-        label_studio.add_routes(app, settings, predictor.name)
+        label_studio.add_routes(app, settings, network.name)
     pages.add_routes(app)
     openapi.complete(app, has_keys=bool(settings.api_keys))
     return app
 
 
-def load_network(settings: ServiceSettings) -> LoadedPredictor:
+def load_service_network(settings: ServiceSettings) -> LoadedNetwork:
     """The network that the settings name.
 
     Raises:
-        ValueError: see `load_predictor`.
+        ValueError: see `load_network`.
     """
-    return load_predictor(
-        settings.weights, settings.device, settings.backend, exact=settings.compat
-    )
+    return load_network(settings.weights, settings.device, settings.backend, settings.compat)
 
 
 def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
@@ -173,8 +172,10 @@ def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
     ) -> Response:
         wish = Wish(_media_type(request), details)
         upload = await read_upload(request, settings)
-        outcome = await app.state.refinery.refine(upload, wish, request.state.patience)
-        return _respond(request, wish, outcome)
+        refinery, patience = app.state.refinery, request.state.patience
+        refined = await refinery.refine_upload(upload, patience)
+        encoded = await refinery.encode(refined, wish, upload.image_name, patience)
+        return _respond(request, wish, refined, encoded)
 
 
 def _add_segment(app: FastAPI, settings: ServiceSettings) -> None:
@@ -195,8 +196,10 @@ def _add_segment(app: FastAPI, settings: ServiceSettings) -> None:
     ) -> Response:
         wish = Wish(_media_type(request), details)
         upload = await read_image_alone(request, settings)
-        outcome = await app.state.refinery.segment(upload, wish, request.state.patience)
-        return _respond(request, wish, outcome)
+        refinery, patience = app.state.refinery, request.state.patience
+        refined = await refinery.segment(upload, patience)
+        encoded = await refinery.encode(refined, wish, upload.image_name, patience)
+        return _respond(request, wish, refined, encoded)
 
 
 def _media_type(request: Request) -> str:
@@ -210,15 +213,17 @@ def _media_type(request: Request) -> str:
     return media_type
 
 
-def _respond(request: Request, wish: Wish, outcome: RefineryAnswer) -> Response:
+def _respond(
+    request: Request, wish: Wish, refined: RefinedRequest, encoded: EncodedAnswer
+) -> Response:
     request.state.log = {
-        "instances": outcome.instances,
-        "patches": outcome.patches,
-        **{f"{stage}_s": round(value, 4) for stage, value in outcome.timings.items()},
+        "instances": len(refined.after.instances),
+        "patches": refined.num_patches,
+        **{f"{stage}_s": round(value, 4) for stage, value in encoded.timings.items()},
     }
-    stages = (f"{stage};dur={value * 1000:.1f}" for stage, value in outcome.timings.items())
+    stages = (f"{stage};dur={value * 1000:.1f}" for stage, value in encoded.timings.items())
     headers = {"Server-Timing": ", ".join(stages), "Vary": "Accept"}
-    return Response(outcome.content, media_type=wish.media_type, headers=headers)
+    return Response(encoded.content, media_type=wish.media_type, headers=headers)
 
 
 def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics, model: Model) -> None:

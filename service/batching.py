@@ -14,8 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.refine import Answer, Batch, PendingImage, Plan
+from bpr.pipeline.plan import Answer, Plan
+from bpr.pipeline.runner import PendingImage, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +51,19 @@ class Batcher:
     """Runs the network in a thread of its own, for whoever submits.
 
     Args:
-        predictor: the network; only the batcher's thread calls it.
-        batch_size: patches predicted together.
+        runner: runs the network; only the batcher's thread adds patches and runs it.
         wait_s: how long the first request of a batch that is not full waits for others.
         on_batch: told the number of patches of every batch that was run.
     """
 
     def __init__(
         self,
-        predictor: MaskPredictor,
-        batch_size: int,
+        runner: Runner,
         wait_s: float,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._predictor, self._batch_size, self._wait_s = predictor, batch_size, wait_s
+        self._runner, self._wait_s = runner, wait_s
         self._on_batch = on_batch
-        self._batch = Batch(predictor, batch_size)
         self._changed = threading.Condition()
         self._line: deque[_Waiting] = deque()  # whoever is first gets the next share
         self._is_closed = False
@@ -78,10 +75,10 @@ class Batcher:
 
         The future's exception is NetworkFailed or Closed where there is no answer.
         """
-        pending = PendingImage(planned, self._predictor.input_size)
+        pending = self._runner.open(planned)
         future: Future[Predicted] = Future()
         if pending.is_complete:
-            future.set_result(Predicted(pending.answer, 0.0, 0.0))
+            future.set_result(Predicted(pending.answer(), 0.0, 0.0))
             return future
         with self._changed:
             if self._is_closed:
@@ -119,14 +116,14 @@ class Batcher:
             return False
         members: list[_Waiting] = []
         try:
-            members = _fill(self._batch, line)
-            size = self._batch_size - self._batch.room
-            self._batch.run()
+            members = _fill(self._runner, line)
+            size = self._runner.batch_size - self._runner.room
+            self._runner.run()
         except Exception as error:  # a bad batch must not end the service
             logger.exception("the network failed")
             for waiting in members or line:
                 _settle(waiting.future, NetworkFailed(str(error)))
-            self._batch = Batch(self._predictor, self._batch_size)
+            self._runner.clear()
         else:
             self._on_batch(size)
             for waiting in members:
@@ -151,12 +148,12 @@ class Batcher:
                 patches = sum(waiting.pending.uncut for waiting in self._line)
                 oldest = min(waiting.arrived for waiting in self._line)
                 remaining = oldest + self._wait_s - time.perf_counter()
-                if patches >= self._batch_size or remaining <= 0:
+                if patches >= self._runner.batch_size or remaining <= 0:
                     return list(self._line)
                 self._changed.wait(remaining)
 
 
-def _fill(batch: Batch, line: list[_Waiting]) -> list[_Waiting]:
+def _fill(runner: Runner, line: list[_Waiting]) -> list[_Waiting]:
     """Half of a batch for whoever came first, the rest for all others in line, evenly.
 
     The half makes equal requests end one after the other, so that some are decoded and encoded
@@ -172,28 +169,28 @@ def _fill(batch: Batch, line: list[_Waiting]) -> list[_Waiting]:
             waiting.begun = time.perf_counter()
         if waiting not in members:
             members.append(waiting)
-        batch.add(waiting.pending, share)
+        runner.add(waiting.pending, share)
 
     first = min(line, key=lambda waiting: waiting.arrived)
     others = [waiting for waiting in line if waiting is not first]
-    give(first, batch.room - batch.room // 2 if others else batch.room)
+    give(first, runner.room - runner.room // 2 if others else runner.room)
     hungry = others
-    while batch.room and hungry:
-        share = max(batch.room // len(hungry), 1)
+    while runner.room and hungry:
+        share = max(runner.room // len(hungry), 1)
         for waiting in hungry:
-            if batch.room == 0:
+            if runner.room == 0:
                 break
             give(waiting, share)
         hungry = [waiting for waiting in hungry if waiting.pending.uncut]
-    if batch.room:
-        give(first, batch.room)
+    if runner.room:
+        give(first, runner.room)
     return members
 
 
 def _predicted(waiting: _Waiting) -> Predicted:
     now = time.perf_counter()
     begun = now if waiting.begun is None else waiting.begun
-    return Predicted(waiting.pending.answer, begun - waiting.arrived, now - begun)
+    return Predicted(waiting.pending.answer(), begun - waiting.arrived, now - begun)
 
 
 def _settle(future: Future[Predicted], outcome: Predicted | Exception) -> None:

@@ -19,7 +19,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from bpr.service.app import create_app, load_detector, load_network
+from bpr.service.app import create_app, load_detector, load_service_network
 from bpr.service.gate import Gate
 from bpr.service.logs import start_logging
 from bpr.service.settings import ServiceSettings
@@ -61,7 +61,7 @@ def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
     def build() -> FastAPI:
         # in the replica: an app with a network in it cannot be sent there
         start_logging(settings.log_level)
-        return create_app(settings, load_network(settings), load_detector(settings))
+        return create_app(settings, load_service_network(settings), load_detector(settings))
 
     @serve.ingress(build)
     class Refiner:

@@ -186,6 +186,37 @@ def _read_masks(
     return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
 
 
+def read_with_masks(
+    image: NamedFile, masks: Sequence[Mask], limits: ServiceSettings, patience: Patience
+) -> RequestInputs:
+    """Decode an image whose masks are there already.
+
+    Args:
+        image: the image's file.
+        masks: one per instance, of the image's size.
+        limits: of the service.
+        patience: of the caller.
+
+    Raises:
+        Problem: as `read_inputs`.
+    """
+    _check_header(image, _IMAGE_FORMATS, limits)
+    _check_count(len(masks), limits)
+    budget = MaskBudget(limits)
+    instances = []
+    for mask in masks:
+        patience.check()
+        budget.add(mask.bitmap.size)
+        instances.append(Instance(mask, 0, 1.0))
+    try:
+        photograph = read_image(image, usual_size(instances))
+        names = [f"mask {number}" for number in range(1, len(masks) + 1)]
+        prediction = as_prediction(photograph.pixels, instances, names)
+    except ValueError as error:
+        raise unusable(str(error)) from None
+    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+
+
 def _read_map(
     image: NamedFile, file: NamedFile, limits: ServiceSettings, patience: Patience
 ) -> RequestInputs:

@@ -16,15 +16,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from bpr.pipeline.formats import brush, rle
+from bpr.pipeline.formats import brush
 from bpr.pipeline.formats.images import NamedFile
 from bpr.pipeline.formats.rle import short
 from bpr.pipeline.instance import Mask, Size
-from bpr.service.answers import JSON
-from bpr.service.inputs import Patience, Upload
+from bpr.pipeline.metrics import mask_iou
+from bpr.service.inputs import Patience, RequestInputs, read_with_masks
 from bpr.service.label_studio_images import fetch_image
 from bpr.service.problems import Problem, bad_request, too_large, unusable
-from bpr.service.refinery import Refinery, Wish
+from bpr.service.refinery import Refinery
 from bpr.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -91,21 +91,21 @@ async def _predict_task(
     image = await asyncio.to_thread(
         fetch_image, address, task.get("id"), settings, patience.remaining_s
     )
-    coarse = [await asyncio.to_thread(_decode, region, settings) for region in regions]
-    records = [{"segmentation": rle.encode(mask)} for mask in coarse]
-    upload = Upload(NamedFile(image, "image"), "image", instances=json.dumps(records).encode())
-    outcome = await refinery.refine(upload, Wish(JSON, details=False), patience)
-    answer = json.loads(outcome.content)
-    size = (answer["image"]["height"], answer["image"]["width"])
-    refined, overlaps = [], []
-    for region, before, item in zip(regions, coarse, answer["instances"], strict=True):
-        mask = rle.decode(item["segmentation"], size)
-        value = {**region["value"], "rle": await asyncio.to_thread(brush.encode, mask)}
+
+    def read() -> RequestInputs:
+        masks = [_decode(region, settings) for region in regions]
+        return read_with_masks(NamedFile(image, "image"), masks, settings, patience)
+
+    refined = await refinery.refine(read, patience)
+    result, overlaps = [], []
+    before, after = refined.inputs.prediction.instances, refined.after.instances
+    for region, coarse, instance in zip(regions, before, after, strict=True):
+        value = {**region["value"], "rle": await asyncio.to_thread(brush.encode, instance.mask)}
         # a region that was just drawn is there already: what comes back is another one
         identity = uuid.uuid4().hex[:10] if context else region.get("id")
-        refined.append({**region, "id": identity, "value": value})
-        overlaps.append(_iou(before.area, item["area"], item["changed_pixels"]))
-    return {"result": refined, "score": sum(overlaps) / len(overlaps)}
+        result.append({**region, "id": identity, "value": value})
+        overlaps.append(mask_iou(coarse.mask, instance.mask))
+    return {"result": result, "score": sum(overlaps) / len(overlaps)}
 
 
 def _parse(body: bytes) -> Json:
@@ -168,8 +168,3 @@ def _image_key(label_config: Any, region: Mapping[str, Any]) -> str:
         fields = dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']", tag))
         keys[fields.get("name")] = fields.get("value", "").lstrip("$")
     return keys.get(region.get("to_name")) or next(iter(keys.values()), "image")
-
-
-def _iou(before: int, after: int, changed: int) -> float:
-    """Of two masks, from their areas and the pixels in which they differ."""
-    return (before + after - changed) / max(before + after + changed, 1)

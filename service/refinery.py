@@ -7,20 +7,21 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
 
-from bpr.pipeline.instance import Prediction
-from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.refine import Plan, merge, plan
+from bpr.pipeline.instance import Instance, Int64Array, Mask, Prediction
+from bpr.pipeline.plan import Plan
+from bpr.pipeline.refine import merge, plan
+from bpr.pipeline.runner import Runner
 from bpr.pipeline.settings import PatchSettings
 from bpr.service.answers import (
     JSON,
     ZIP,
-    Refined,
     describe_instances,
     encode_instance_map,
     encode_zip,
@@ -47,21 +48,34 @@ class Wish:
     details: bool = False  # of every instance, in json
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RefinedRequest:
+    """What a request came to, before it is encoded."""
+
+    inputs: RequestInputs
+    after: Prediction  # the refined instances, in the order of the inputs
+    boxes: tuple[Int64Array, ...]  # per instance (N, 4), the patches that were redrawn
+    timings: dict[str, float]  # seconds by stage
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of all instances."""
+        return sum(len(boxes) for boxes in self.boxes)
+
+
 @dataclass(frozen=True, eq=False)
-class RefineryAnswer:
-    """A finished answer."""
+class EncodedAnswer:
+    """The body of an answer."""
 
     content: bytes
-    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
-    instances: int = 0
-    patches: int = 0
+    timings: dict[str, float]  # seconds by stage, encoding included
 
 
 class Refinery:
     """Refines uploads.
 
     Args:
-        predictor: the network.
+        runner: of the network.
         detector: finds what is in images that come alone; None where there is no such thing.
         model: what answers say about them.
         patches: how patches are cut.
@@ -71,7 +85,7 @@ class Refinery:
 
     def __init__(
         self,
-        predictor: MaskPredictor,
+        runner: Runner,
         detector: InstanceDetector | None,
         model: Model,
         patches: PatchSettings,
@@ -80,29 +94,31 @@ class Refinery:
     ) -> None:
         self.model = model
         self.is_warm = False
-        self._predictor, self._detector = predictor, detector
+        self._runner, self._detector = runner, detector
         self._patches, self._settings = patches, settings
         self._metrics = metrics
         cv2.setNumThreads(1)  # requests run beside each other already
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="stage")
         # one image at a time: detectors hold much memory, and use all cores alone
         self._detecting = ThreadPoolExecutor(1, thread_name_prefix="detector")
-        self._batcher = Batcher(
-            predictor, settings.batch_size, settings.batch_wait_s, self._count_batch
-        )
+        self._batcher = Batcher(runner, settings.batch_wait_s, self._count_batch)
         metrics.watch(
             "bpr_queued_patches", "Patches that wait for a batch",
             lambda: self._batcher.queued_patches,
         )  # fmt: skip
 
     async def warm_up(self) -> None:
-        """Run one full batch: the first is slow, and shows whether the network works at all."""
-        side = self._predictor.input_size
-        batch = np.zeros((self._settings.batch_size, side, side, 4), np.uint8)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._pool, self._predictor, batch)
+        """Refine a drawn disc: the first run is slow, and shows whether the network works at all.
+
+        Raises:
+            NetworkFailed: it does not.
+        """
+        await asyncio.wrap_future(self._batcher.submit(_warm_up_plan(self._patches)))
         if self._detector is not None:
-            await loop.run_in_executor(self._detecting, self._detector, batch[0, ..., :3])
+            side = self._runner.input_size
+            image = np.zeros((side, side, 3), np.uint8)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._detecting, self._detector, image)
         self.is_warm = True
 
     def close(self) -> None:
@@ -112,22 +128,32 @@ class Refinery:
         for pool in (self._detecting, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    async def refine(self, upload: Upload, wish: Wish, patience: Patience) -> RefineryAnswer:
-        """Refine an upload.
+    async def refine(self, read: Callable[[], RequestInputs], patience: Patience) -> RefinedRequest:
+        """Refine what a request holds.
 
         Cancelling stops it after the instance or the batch it is at; it returns when no thread
         works for it any more.
 
+        Args:
+            read: decodes the request; called in a thread.
+            patience: of the caller.
+
         Raises:
-            Problem: see `read_inputs`; 413 too many patches; 503 out of time or the network
-                failed.
+            Problem: as `read`; 413 too many patches; 503 out of time or the network failed.
         """
         started = time.perf_counter()
-        inputs = await self._in_thread(patience, read_inputs, upload, self._settings, patience)
-        timings = {"decode": time.perf_counter() - started}
-        return await self._answer(inputs, upload.image_name, timings, wish, patience)
+        inputs = await self._in_thread(patience, read)
+        return await self._run(inputs, {"decode": time.perf_counter() - started}, patience)
 
-    async def segment(self, upload: Upload, wish: Wish, patience: Patience) -> RefineryAnswer:
+    async def refine_upload(self, upload: Upload, patience: Patience) -> RefinedRequest:
+        """Refine the masks of an upload.
+
+        Raises:
+            Problem: see `read_inputs` and `refine`.
+        """
+        return await self.refine(partial(read_inputs, upload, self._settings, patience), patience)
+
+    async def segment(self, upload: Upload, patience: Patience) -> RefinedRequest:
         """Find the instances of an image and refine them.
 
         Raises:
@@ -144,21 +170,30 @@ class Refinery:
             pool=self._detecting,
         )
         timings["detect"] = time.perf_counter() - started
-        return await self._answer(inputs, upload.image_name, timings, wish, patience)
+        return await self._run(inputs, timings, patience)
 
-    async def _answer(
-        self,
-        inputs: RequestInputs,
-        image_name: str,
-        timings: dict[str, float],
-        wish: Wish,
-        patience: Patience,
-    ) -> RefineryAnswer:
+    async def encode(
+        self, refined: RefinedRequest, wish: Wish, image_name: str, patience: Patience
+    ) -> EncodedAnswer:
+        """Write an answer as the caller wants it.
+
+        Args:
+            refined: from `refine_upload` or `segment`.
+            wish: the type of answer.
+            image_name: of the uploaded file, for the names in a zip.
+            patience: of the caller.
+        """
+        encoded = await self._in_thread(patience, self._encode, refined, wish, image_name)
+        self._metrics.observe_stage("encode", encoded.timings["encode"])
+        return encoded
+
+    async def _run(
+        self, inputs: RequestInputs, timings: dict[str, float], patience: Patience
+    ) -> RefinedRequest:
         started = time.perf_counter()
         planned = await self._in_thread(patience, self._plan, inputs, patience)
         timings["plan"] = time.perf_counter() - started
         submitted = self._batcher.submit(planned)
-        num_patches = planned.num_patches
         del planned
         try:
             predicted = await asyncio.wait_for(asyncio.wrap_future(submitted), patience.remaining_s)
@@ -175,14 +210,12 @@ class Refinery:
         started = time.perf_counter()
         merged = await self._in_thread(patience, merge, predicted.answer)
         timings["merge"] = time.perf_counter() - started
-        refined = Refined(inputs.prediction, merged, predicted.answer.boxes)
-        content = await self._in_thread(
-            patience, self._encode, inputs, refined, wish, image_name, timings
-        )
         for stage, seconds in timings.items():
             self._metrics.observe_stage(stage, seconds)
         self._metrics.instances.inc(len(merged.instances))
-        return RefineryAnswer(content, timings, len(merged.instances), num_patches)
+        return RefinedRequest(
+            inputs=inputs, after=merged, boxes=predicted.answer.boxes, timings=timings
+        )
 
     async def _in_thread(
         self,
@@ -217,38 +250,47 @@ class Refinery:
                     "patches cover, got longer ones. Send fewer instances at once.",
                     "patches",
                 )
-        return Plan(inputs.image, inputs.prediction, tuple(boxes), self._patches)
+        return Plan(
+            image=inputs.image,
+            prediction=inputs.prediction,
+            boxes=tuple(boxes),
+            settings=self._patches,
+        )
 
-    def _encode(
-        self,
-        inputs: RequestInputs,
-        refined: Refined,
-        wish: Wish,
-        image_name: str,
-        timings: dict[str, float],
-    ) -> bytes:
+    def _encode(self, refined: RefinedRequest, wish: Wish, image_name: str) -> EncodedAnswer:
         started = time.perf_counter()
+        timings = dict(refined.timings)
         if wish.media_type == JSON:
-            instances = describe_instances(refined, wish.details)
+            instances = describe_instances(
+                refined.inputs.prediction, refined.after, refined.boxes, wish.details
+            )
             timings["encode"] = time.perf_counter() - started
             height, width = refined.after.size
             answer = {
                 "image": {"height": height, "width": width},
                 "instances": instances,
-                "patches": sum(len(boxes) for boxes in refined.boxes),
+                "patches": refined.num_patches,
                 "changed_pixels": sum(item["changed_pixels"] for item in instances),
-                "notes": list(inputs.notes),
+                "notes": list(refined.inputs.notes),
                 "timings": {stage: round(seconds, 6) for stage, seconds in timings.items()},
                 "model": self.model.model_dump(exclude_none=True),
             }
-            return json.dumps(answer, allow_nan=False).encode("ascii")
+            return EncodedAnswer(json.dumps(answer, allow_nan=False).encode("ascii"), timings)
         if wish.media_type == ZIP:
             content = encode_zip(refined.after, image_name)
         else:
-            content = encode_instance_map(refined.after, inputs.values)
+            content = encode_instance_map(refined.after, refined.inputs.values)
         timings["encode"] = time.perf_counter() - started
-        return content
+        return EncodedAnswer(content, timings)
 
     def _count_batch(self, patches: int) -> None:
         self._metrics.patches.inc(patches)
-        self._metrics.batch_fill.observe(patches / self._settings.batch_size)
+        self._metrics.batch_fill.observe(patches / self._runner.batch_size)
+
+
+def _warm_up_plan(patches: PatchSettings) -> Plan:
+    """A disc on a grey image, with the patches along its boundary."""
+    rows, columns = np.ogrid[:128, :128]
+    disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 48**2
+    prediction = Prediction((128, 128), (Instance(Mask.from_array(disc), 0, 1.0),))
+    return plan(np.full((128, 128, 3), 127, np.uint8), prediction, patches)

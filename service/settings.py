@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from bpr.pipeline.refine import DEFAULT_BATCH_SIZE
+from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
 from bpr.refiner.predictor import BACKENDS

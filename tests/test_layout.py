@@ -23,8 +23,9 @@ MAY_IMPORT = {
 LEVELS = (  # of pipeline/: a file imports from its own level and those before it
     {"instance", "settings", "files", "threads"},
     {"formats"},
-    {"geometry", "crops", "plan", "predictor", "harm", "metrics", "detection"},
-    {"refine", "device"},
+    {"geometry", "crops", "plan", "predictor", "runner", "harm", "metrics", "detection"},
+    {"host", "device", "refine"},
+    {"network"},
     {"datasets"},
     {"batch", "extraction", "evaluation", "training", "adapters", "demo"},
     {"distributed"},

@@ -74,7 +74,7 @@ def refine_frames(
             continue
         prediction = Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in coarse))
         refined = refine(
-            image, prediction, refiner.predictor, refiner.settings, refiner.predictor.batch_size
+            image, prediction, refiner.network.runner(refiner.network.batch_size), refiner.settings
         )
         changed, pixels = [], 0
         for shape, before, instance in zip(shapes, coarse, refined.instances, strict=True):

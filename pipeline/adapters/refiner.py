@@ -16,10 +16,10 @@ import numpy as np
 
 from bpr.pipeline.adapters.find import find_adapter
 from bpr.pipeline.instance import Prediction
+from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
-from bpr.refiner.predictor import LoadedPredictor, load_predictor
 
 Masks = TypeVar("Masks")
 
@@ -28,7 +28,7 @@ Masks = TypeVar("Masks")
 class Refiner:
     """Sharpens masks; made by `load_refiner`. May be called as often as you like."""
 
-    predictor: LoadedPredictor
+    network: LoadedNetwork
     settings: PatchSettings
 
     def __call__(self, image: Any, masks: Masks) -> Masks:
@@ -61,9 +61,8 @@ class Refiner:
         adapter = find_adapter(masks)
         size = (pixels.shape[0], pixels.shape[1])
         prediction = Prediction(size, tuple(adapter.read(masks, size)))
-        refined = refine(
-            pixels, prediction, self.predictor, self.settings, self.predictor.batch_size
-        )
+        runner = self.network.runner(self.network.batch_size)  # of this call: callers may thread
+        refined = refine(pixels, prediction, runner, self.settings)
         written: Masks = adapter.write(masks, refined)
         return written
 
@@ -93,8 +92,8 @@ def load_refiner(
     Raises:
         ValueError: unknown or unusable weights, device, backend or patch settings.
     """
-    predictor = load_predictor(weights, device, backend, exact=compat)
-    config = predictor.config
+    network = load_network(weights, device, backend, exact=compat)
+    config = network.config
     size = config.patch_size if patch_size is None else patch_size
     settings = PatchSettings(
         None if size == "auto" else size,
@@ -102,4 +101,4 @@ def load_refiner(
         nms_iou,
         compat,
     )
-    return Refiner(predictor, settings)
+    return Refiner(network, settings)

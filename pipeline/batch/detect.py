@@ -20,8 +20,9 @@ from bpr.pipeline.batch.engine import (
 from bpr.pipeline.batch.job import ImageJob, Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.instance import Prediction, UInt8Array
-from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.refine import Answer, plan, predict
+from bpr.pipeline.plan import Answer
+from bpr.pipeline.refine import plan, predict
+from bpr.pipeline.runner import Runner
 from bpr.pipeline.settings import PatchSettings
 from bpr.pipeline.threads import map_ahead
 
@@ -33,9 +34,8 @@ Detect = Callable[[UInt8Array], Prediction]
 class Refinement:
     """How what was detected is refined before it is written."""
 
-    predictor: MaskPredictor
+    runner: Runner  # of the network
     settings: PatchSettings
-    batch_size: int  # patches predicted together
 
 
 class _Detected(NamedTuple):
@@ -98,7 +98,7 @@ def detect_images(
             plan(found.pixels, found.prediction, refinement.settings, found.key)
             for found in detected()
         )
-        answers = predict(plans, refinement.predictor, refinement.batch_size)
+        answers = predict(plans, refinement.runner)
         outcomes = map_ahead(write_refined, answers, WRITERS, AHEAD)
     for outcome in outcomes:
         tell(outcome)

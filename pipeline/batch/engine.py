@@ -9,8 +9,9 @@ from typing import Any, Protocol
 from bpr.pipeline.batch.job import ImageJob, Job, Loaded
 from bpr.pipeline.batch.journal import AnyJournal, Entry
 from bpr.pipeline.instance import Prediction, differing_pixels
-from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.refine import Answer, Plan, merge, plan, predict
+from bpr.pipeline.plan import Answer, Plan
+from bpr.pipeline.refine import merge, plan, predict
+from bpr.pipeline.runner import Runner
 from bpr.pipeline.settings import PatchSettings
 from bpr.pipeline.threads import map_ahead
 
@@ -124,19 +125,16 @@ class InThisProcess:
     """Images are read ahead and written behind the network by threads; memory holds a few.
 
     Args:
-        predictor: the network.
-        batch_size: patches predicted together.
+        runner: runs the network.
     """
 
-    def __init__(self, predictor: MaskPredictor, batch_size: int) -> None:
-        if batch_size <= 0:
-            raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
-        self._predictor, self._batch_size = predictor, batch_size
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
 
     @property
     def input_size(self) -> int:
         """S of the network, in pixels."""
-        return self._predictor.input_size
+        return self._runner.input_size
 
     def __call__(self, job: Job, settings: PatchSettings, journal: AnyJournal, tell: Tell) -> None:
         """Do all images of a job."""
@@ -158,7 +156,7 @@ class InThisProcess:
         def write(answer: Answer) -> ImageOutcome:
             return write_image(job, on_their_way.pop(answer.name), answer)
 
-        answers = predict(plans(), self._predictor, self._batch_size)
+        answers = predict(plans(), self._runner)
         for outcome in map_ahead(write, answers, WRITERS, AHEAD):
             tell(outcome)
 

@@ -1,4 +1,4 @@
-"""The patch network as a method beside the others. Imports torch."""
+"""The patch network as a method beside the others."""
 
 from __future__ import annotations
 
@@ -7,48 +7,48 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bpr.pipeline.instance import Prediction, UInt8Array
-from bpr.pipeline.predictor import MaskPredictor
+from bpr.pipeline.network import load_network
 from bpr.pipeline.refine import refine
+from bpr.pipeline.runner import Runner
 from bpr.pipeline.settings import PatchSettings
-from bpr.refiner.predictor import load_predictor
 
 
 @dataclass(frozen=True, eq=False)
-class Network:
+class NetworkMethod:
     """Refines by a network, as `bpr refine` does."""
 
-    predictor: MaskPredictor
+    runner: Runner
     settings: PatchSettings
     about: Mapping[str, Any]  # json-ready
 
     def __call__(self, image: UInt8Array, prediction: Prediction) -> Prediction:
         """Refine all instances of an image."""
-        return refine(image, prediction, self.predictor, self.settings)
+        return refine(image, prediction, self.runner, self.settings)
 
 
-def load_network(
+def load_method(
     weights: str,
     device: str,
     backend: str,
     settings: Callable[[int | None, int], PatchSettings],
-) -> Network:
+) -> NetworkMethod:
     """Make a method of weights.
 
     Args:
         weights: shipped ones by name, or a path.
-        device: as in `load_predictor`.
-        backend: as in `load_predictor`.
+        device: as in `load_network`.
+        backend: as in `load_network`.
         settings: makes them of the patch size and padding that the weights were made for.
 
     Raises:
         ValueError: unknown or unusable weights, device or backend.
     """
-    predictor = load_predictor(weights, device, backend)
-    own = settings(predictor.config.patch_size, predictor.config.padding)
+    network = load_network(weights, device, backend)
+    own = settings(network.config.patch_size, network.config.padding)
     about = {
-        "weights": predictor.name,
-        "weights_sha256": predictor.weights_sha256,
-        "backend": predictor.backend,
+        "weights": network.name,
+        "weights_sha256": network.weights_sha256,
+        "backend": network.backend,
         "settings": asdict(own),
     }
-    return Network(predictor, own, about)
+    return NetworkMethod(network.runner(network.batch_size), own, about)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bpr.pipeline.datasets.simulate import mask_head, perfect, polygon
 from bpr.pipeline.formats.images import IGNORE, read_image, read_instance_map
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, UInt8Array
 from bpr.pipeline.metrics import boundary_f, boundary_iou
 from bpr.pipeline.predictor import MaskPredictor
@@ -56,12 +57,12 @@ def validate(
     Raises:
         ValueError: no instance is large enough.
     """
-    rows = []
+    rows, runner = [], HostRunner(predictor)
     for case in _cases(images, instances, seed):
         (refined,) = refine(
             case.image,
             Prediction(case.gt.size, (Instance(case.coarse, 0, 1.0),)),
-            predictor,
+            runner,
             settings,
         ).instances
         before = boundary_iou(case.coarse, case.gt, ignore=case.ignore)

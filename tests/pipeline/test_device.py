@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpr.pipeline.crops import crop_patches
-from bpr.pipeline.device import predict_on_device
+from bpr.pipeline.device import DeviceRunner
 from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict
 from bpr.pipeline.settings import PatchSettings
@@ -110,9 +111,9 @@ def test_masks_are_those_of_the_cpu_but_for_one_pixel_in_a_thousand(
         load_model(random_weights).network, predictor.input_size, device, bfloat16=False
     )
     plans = plans_of_all_kinds()
-    found = list(predict_on_device(plans, network, MAX_WAITING_IMAGES))
+    found = list(predict(plans, DeviceRunner(network)))
     differing = refined = changed = 0
-    for ours, theirs in zip(found, predict(plans, predictor), strict=True):
+    for ours, theirs in zip(found, predict(plans, HostRunner(predictor)), strict=True):
         assert ours.name == theirs.name
         assert ours.num_patches == theirs.num_patches
         for first, second, coarse in zip(
@@ -145,11 +146,12 @@ def test_answers_come_in_order_and_few_images_wait(predictor, random_weights):
             drawn.append(planned.name)
             yield planned
 
-    for answer in predict_on_device(draw(), network, max_waiting=3):
+    for answer in predict(draw(), DeviceRunner(network)):
         most = max(most, len(drawn))
         assert answer.name == drawn.popleft()
     assert not drawn
-    assert most <= 3 + 3 + 1  # waiting, on their way back, and the one just drawn
+    # waiting for their batch, on their way back, and the one just drawn
+    assert most <= MAX_WAITING_IMAGES + DeviceRunner.max_coming_back + 2 < len(plans)
 
 
 def test_masks_do_not_depend_on_what_else_is_in_the_batch(predictor, random_weights):
@@ -157,7 +159,7 @@ def test_masks_do_not_depend_on_what_else_is_in_the_batch(predictor, random_weig
         load_model(random_weights).network, predictor.input_size, "cpu", bfloat16=False
     )
     plans = plans_of_all_kinds()
-    for planned, together in zip(plans, predict_on_device(plans, network, 16), strict=True):
-        (alone,) = predict_on_device([planned], network, 16)
+    for planned, together in zip(plans, predict(plans, DeviceRunner(network)), strict=True):
+        (alone,) = predict([planned], DeviceRunner(network))
         for first, second in zip(merge(alone).instances, merge(together).instances, strict=True):
             np.testing.assert_array_equal(first.mask.to_array(), second.mask.to_array())

@@ -22,10 +22,11 @@ from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
 from bpr.pipeline.extraction.shard import extract_shard
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import read_header
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Mask
+from bpr.pipeline.network import load_runner
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.settings import PatchSettings
-from bpr.refiner.predictor import load_predictor
 from tests.crashing import DeadlyNetwork, DeadlyPredictions
 from tests.datasets import digests, open_dataset, write_dataset
 from tests.networks import INPUT_SIZE
@@ -171,9 +172,9 @@ def refine(data: Path, out: Path, engine: object) -> BatchProgress:
 def test_two_workers_refine_as_one_process_does(
     two_workers: Cluster, data: Path, tmp_path: Path, random_weights: Path
 ) -> None:
-    load = partial(load_predictor, random_weights, "cpu", "torch")
-    here = refine(data, tmp_path / "one", InThisProcess(load(), 32))
-    engine = two_workers.refiner(load, INPUT_SIZE, 32, "auto")
+    load = partial(load_runner, random_weights, "cpu", "torch", False, 32)
+    here = refine(data, tmp_path / "one", InThisProcess(load()))
+    engine = two_workers.refiner(load, INPUT_SIZE, "auto")
     there = refine(data, tmp_path / "two", engine)
     assert here.done == there.done == 7
     assert here.counted == there.counted
@@ -208,11 +209,11 @@ def test_two_workers_refine_coco_results_as_one_process_does(
     data = write_dataset(tmp_path / "data", 5)
     results = write_results(data)
     (data / "images/image_02.png").write_bytes(b"no image")
-    load = partial(load_predictor, random_weights, "cpu", "torch")
+    load = partial(load_runner, random_weights, "cpu", "torch", False, 32)
     failures = []
     for name, engine in (
-        ("one", InThisProcess(load(), 32)),
-        ("two", two_workers.refiner(load, INPUT_SIZE, 32, "auto")),
+        ("one", InThisProcess(load())),
+        ("two", two_workers.refiner(load, INPUT_SIZE, "auto")),
     ):
         (tmp_path / name).mkdir()
         job = CocoJob(results, data / "images", None, tmp_path / name / "refined.json")
@@ -234,8 +235,8 @@ def test_two_workers_refine_coco_results_as_one_process_does(
 def test_logs_of_workers_that_refine_name_the_image(two_workers: Cluster, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 9)  # no other test has the last two
     (data / "pred/image_08_1.png").unlink()
-    load = partial(KeepCoarse, INPUT_SIZE)
-    refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
+    load = partial(HostRunner, KeepCoarse(INPUT_SIZE))
+    refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, "cpu"))
     logged = worker_logs()
     for step in ("reading", "predicting", "writing"):
         assert f"image image_07_pred.txt: {step}" in logged
@@ -251,8 +252,11 @@ def test_images_that_cannot_be_read_fail_on_a_cluster_as_they_do_here(
     (data / "pred/image_04_pred.txt").write_bytes(b"")
     failures = []
     for name, engine in (
-        ("one", InThisProcess(KeepCoarse(INPUT_SIZE), 32)),
-        ("two", two_workers.refiner(partial(KeepCoarse, INPUT_SIZE), INPUT_SIZE, 32, "cpu")),
+        ("one", InThisProcess(HostRunner(KeepCoarse(INPUT_SIZE), 32))),
+        (
+            "two",
+            two_workers.refiner(partial(HostRunner, KeepCoarse(INPUT_SIZE)), INPUT_SIZE, "cpu"),
+        ),
     ):
         failures.append(refine(data, tmp_path / name, engine).failures)
     assert [failure.image for failure in failures[0]] == [
@@ -264,10 +268,10 @@ def test_images_that_cannot_be_read_fail_on_a_cluster_as_they_do_here(
 
 
 def test_a_killed_actor_changes_nothing(two_workers: Cluster, data: Path, tmp_path: Path) -> None:
-    refine(data, tmp_path / "one", InThisProcess(KeepCoarse(INPUT_SIZE), 32))
+    refine(data, tmp_path / "one", InThisProcess(HostRunner(KeepCoarse(INPUT_SIZE), 32)))
     marker = tmp_path / "marker"
     load = partial(DeadlyNetwork, INPUT_SIZE, None, marker)
-    progress = refine(data, tmp_path / "two", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
+    progress = refine(data, tmp_path / "two", two_workers.refiner(load, INPUT_SIZE, "cpu"))
     assert marker.exists()
     assert progress.failures == ()
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -279,7 +283,7 @@ def test_an_image_that_always_ends_the_network_fails_alone(
     data = write_dataset(tmp_path / "data", 5)
     Image.new("RGB", (128, 96), (1, 2, 3)).save(data / "images/image_02.png")
     load = partial(DeadlyNetwork, INPUT_SIZE, (1, 2, 3))
-    progress = refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, 32, "cpu"))
+    progress = refine(data, tmp_path / "out", two_workers.refiner(load, INPUT_SIZE, "cpu"))
     assert [(one.image, one.reason) for one in progress.failures] == [("image_02_pred.txt", DIED)]
     assert progress.done == 4
     assert len(list((tmp_path / "out").glob("*_pred.txt"))) == 4
@@ -290,11 +294,11 @@ def test_weights_that_are_not_there_are_the_user_s_error(
 ) -> None:
     load = partial(read_header, tmp_path / "missing.safetensors")  # fails as quickly as can be
     with pytest.raises(ValueError, match=r"missing\.safetensors"):
-        two_workers.refiner(load, INPUT_SIZE, 32, "cpu")
+        two_workers.refiner(load, INPUT_SIZE, "cpu")
 
 
 def test_gpus_that_are_not_there_are_the_user_s_error(two_workers: Cluster) -> None:
     if two_workers.num_gpus:
         pytest.skip("there are GPUs")
     with pytest.raises(ValueError, match="--device cuda: expected a cluster with GPUs, found none"):
-        two_workers.refiner(partial(KeepCoarse, INPUT_SIZE), INPUT_SIZE, 32, "cuda")
+        two_workers.refiner(partial(HostRunner, KeepCoarse(INPUT_SIZE)), INPUT_SIZE, "cuda")

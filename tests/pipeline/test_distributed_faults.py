@@ -22,6 +22,7 @@ from bpr.pipeline.batch.engine import InThisProcess
 from bpr.pipeline.batch.run_batch import run_batch
 from bpr.pipeline.extraction.extract import Extraction, extract
 from bpr.pipeline.extraction.settings import ExtractionSettings
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.settings import PatchSettings
 from bpr.scripts.main import main
@@ -114,9 +115,9 @@ def test_a_killed_node_changes_nothing(
 
         # the same for a refinement, in object stores that do not hold all of it at a time
         job = CityscapesJob(data / "pred", data / "images", tmp_path / "one")
-        run_batch(job, InThisProcess(KeepCoarse(128), 32), PATCHES, {})
+        run_batch(job, InThisProcess(HostRunner(KeepCoarse(128), 32)), PATCHES, {})
         nodes.add_node(num_cpus=1, object_store_memory=STORE)
-        engine = cluster.refiner(partial(KeepCoarse, 128), 128, 32, "cpu")
+        engine = cluster.refiner(partial(HostRunner, KeepCoarse(128)), 128, "cpu")
         other = nodes.list_all_nodes()[-1]
         journal = tmp_path / "two/.bpr/journal.jsonl"
         killer = when(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from bpr.pipeline.harm import LEAST_MOVE, LEAST_MOVE_SHARE, without_harm
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import refine
@@ -39,7 +40,7 @@ SETTINGS = PatchSettings(patch_size=64)
 def refined(coarse: Mask, predictor, settings=SETTINGS) -> Mask:
     image = np.zeros((*SIZE, 3), np.uint8)
     prediction = Prediction(SIZE, (Instance(coarse, 0, 1.0),))
-    return refine(image, prediction, predictor, settings).instances[0].mask
+    return refine(image, prediction, HostRunner(predictor), settings).instances[0].mask
 
 
 @pytest.mark.parametrize("pixels", [-3, 3])

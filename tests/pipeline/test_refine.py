@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpr.pipeline.crops import patch_probabilities
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import MAX_WAITING_IMAGES, merge, plan, predict, refine
@@ -105,7 +106,7 @@ def test_the_whole_chain_gives_the_references_masks(golden, recipe_weights, back
             plans.append(plan(image, prediction_of(*masks), settings, str(image_id)))
             indices.append(of_image)
         changed = 0
-        for answer, of_image in zip(predict(plans, predictor), indices, strict=True):
+        for answer, of_image in zip(predict(plans, HostRunner(predictor)), indices, strict=True):
             for position, k in enumerate(of_image):
                 np.testing.assert_array_equal(answer.boxes[position], recorded[f"boxes_{k}"])
                 probability = patch_probabilities(answer.logits[position], 64, 0)
@@ -128,7 +129,7 @@ def unpacked(recorded, name, width):
 
 def test_refined_instances_keep_order_label_score_and_record(predictor):
     prediction = prediction_of(disc(30), EMPTY, disc(10), WHOLE)
-    refined = refine(picture(0), prediction, predictor, SETTINGS)
+    refined = refine(picture(0), prediction, HostRunner(predictor), SETTINGS)
     assert refined.size == prediction.size
     for before, after in zip(prediction.instances, refined.instances, strict=True):
         assert (after.label, after.score, after.record) == (
@@ -143,7 +144,7 @@ def test_refining_leaves_its_input_alone(predictor):
     image, prediction = picture(0), prediction_of(disc(30))
     before = image.copy()
     mask = prediction.instances[0].mask.to_array()
-    refined = refine(image, prediction, predictor, SETTINGS)
+    refined = refine(image, prediction, HostRunner(predictor), SETTINGS)
     np.testing.assert_array_equal(image, before)
     np.testing.assert_array_equal(prediction.instances[0].mask.to_array(), mask)
     assert not np.array_equal(refined.instances[0].mask.to_array(), mask)
@@ -158,7 +159,9 @@ def test_keeping_patches_of_the_networks_size_gives_back_the_masks(arrays, setti
     side = settings.patch_size + 2 * settings.padding
     for array in arrays:
         image = np.zeros((*array.shape, 3), np.uint8)
-        refined = refine(image, prediction_of(Mask.from_array(array)), KeepCoarse(side), settings)
+        refined = refine(
+            image, prediction_of(Mask.from_array(array)), HostRunner(KeepCoarse(side)), settings
+        )
         np.testing.assert_array_equal(refined.instances[0].mask.to_array(), array)
 
 
@@ -166,15 +169,15 @@ def test_an_image_of_another_size_than_its_masks_is_refused():
     prediction = prediction_of(disc(9))
     for image in (picture(0, (90, 121)), picture(0, (120, 90)), picture(0)[..., 0]):
         with pytest.raises(ValueError, match=r"image: expected uint8 RGB of shape \(90, 120, 3\)"):
-            refine(image, prediction, KeepCoarse(), SETTINGS)
+            refine(image, prediction, HostRunner(KeepCoarse()), SETTINGS)
     with pytest.raises(ValueError, match="image: expected uint8 RGB"):
-        refine(picture(0).astype(np.float32), prediction, KeepCoarse(), SETTINGS)
+        refine(picture(0).astype(np.float32), prediction, HostRunner(KeepCoarse()), SETTINGS)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_of_no_patches_is_refused(batch_size):
     with pytest.raises(ValueError, match="batch_size: expected an int > 0"):
-        list(predict([], KeepCoarse(), batch_size))
+        list(predict([], HostRunner(KeepCoarse(), batch_size)))
 
 
 # many images
@@ -185,7 +188,7 @@ def test_a_batch_of_no_patches_is_refused(batch_size):
 )
 def test_masks_do_not_depend_on_the_batch_size(predictor, settings):
     results = [
-        list(map(arrays, predict(some_plans(settings), predictor, batch_size)))
+        list(map(arrays, predict(some_plans(settings), HostRunner(predictor, batch_size))))
         for batch_size in (1, 3, 32)
     ]
     for other in results[1:]:
@@ -195,9 +198,9 @@ def test_masks_do_not_depend_on_the_batch_size(predictor, settings):
 
 def test_masks_do_not_depend_on_the_order_of_images(predictor):
     plans = some_plans()
-    expected = {answer.name: arrays(answer) for answer in predict(plans, predictor, 3)}
+    expected = {answer.name: arrays(answer) for answer in predict(plans, HostRunner(predictor, 3))}
     for order in ([5, 4, 3, 2, 1, 0], [1, 0, 4, 2, 5, 3]):
-        answers = list(predict([plans[index] for index in order], predictor, 3))
+        answers = list(predict([plans[index] for index in order], HostRunner(predictor, 3)))
         assert [answer.name for answer in answers] == [plans[index].name for index in order]
         for answer in answers:
             np.testing.assert_equal(arrays(answer), expected[answer.name])
@@ -205,8 +208,8 @@ def test_masks_do_not_depend_on_the_order_of_images(predictor):
 
 def test_many_images_together_give_the_masks_that_each_gives_alone(predictor):
     plans = some_plans()
-    for planned, answer in zip(plans, predict(plans, predictor, 7), strict=True):
-        alone = refine(planned.image, planned.prediction, predictor, SETTINGS)
+    for planned, answer in zip(plans, predict(plans, HostRunner(predictor, 7)), strict=True):
+        alone = refine(planned.image, planned.prediction, HostRunner(predictor), SETTINGS)
         expected = [instance.mask.to_array() for instance in alone.instances]
         np.testing.assert_equal(arrays(answer), expected)
 
@@ -214,7 +217,7 @@ def test_many_images_together_give_the_masks_that_each_gives_alone(predictor):
 def test_images_without_patches_keep_their_place_and_masks(predictor):
     plans = some_plans()
     assert [p.num_patches > 0 for p in plans] == [False, True, False, False, True, False]
-    answers = list(predict(plans, predictor, 32))
+    answers = list(predict(plans, HostRunner(predictor, 32)))
     assert [answer.name for answer in answers] == ["0", "1", "9", "2", "3", "4"]
     for answer in answers:
         if answer.num_patches == 0:
@@ -226,14 +229,14 @@ def test_batches_are_filled_across_instances_and_images():
     plans = some_plans()
     total = sum(planned.num_patches for planned in plans)
     recorder = Recorder(KeepCoarse(INPUT_SIZE))
-    list(predict(plans, recorder, 5))
+    list(predict(plans, HostRunner(recorder, 5)))
     assert recorder.sizes == [5] * (total // 5) + ([total % 5] if total % 5 else [])
 
 
 def test_an_image_with_more_patches_than_a_batch_is_answered_whole():
     planned = plan_of(0, disc(40), settings=PatchSettings(patch_size=8))
     recorder = Recorder(KeepCoarse(8))
-    (answer,) = predict([planned], recorder, 4)
+    (answer,) = predict([planned], HostRunner(recorder, 4))
     assert planned.num_patches > 12
     assert max(recorder.sizes) == 4
     np.testing.assert_equal(arrays(answer), [disc(40).to_array()])
@@ -254,12 +257,12 @@ def test_images_without_patches_do_not_pile_up(predictor, num_empty, first):
             yield planned
 
     answers = []
-    for answer in predict(draw(), predictor, 1000):
+    for answer in predict(draw(), HostRunner(predictor, 1000)):
         answers.append(answer)
         most = max(most, drawn - len(answers))
     assert [answer.prediction for answer in answers] == [planned.prediction for planned in plans]
     assert most <= MAX_WAITING_IMAGES
-    expected = refine(plans[0].image, plans[0].prediction, predictor, SETTINGS)
+    expected = refine(plans[0].image, plans[0].prediction, HostRunner(predictor), SETTINGS)
     np.testing.assert_equal(
         arrays(answers[0]), [instance.mask.to_array() for instance in expected.instances]
     )
@@ -275,7 +278,7 @@ def test_answers_come_as_soon_as_their_patches_are_predicted():
             drawn += 1
             yield planned
 
-    answers = predict(draw(), KeepCoarse(INPUT_SIZE), batch_size=1)
+    answers = predict(draw(), HostRunner(KeepCoarse(INPUT_SIZE), 1))
     for count in range(1, 5):
         next(answers)
         assert drawn == count

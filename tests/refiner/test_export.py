@@ -10,6 +10,7 @@ from benchmarks.quality import read_pairs
 from bpr import __version__
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Prediction, differing_pixels
 from bpr.pipeline.refine import merge, plan, predict
 from bpr.pipeline.settings import PatchSettings
@@ -171,7 +172,7 @@ def differing_shares(model, runtimes, plans):
     def masks(predictor):
         return [
             instance.mask
-            for answer in predict(plans, predictor)
+            for answer in predict(plans, HostRunner(predictor))
             for instance in merge(answer).instances
         ]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from bpr.pipeline.detection import InstanceDetector
+from bpr.pipeline.network import network_of
 from bpr.refiner.predictor import LoadedPredictor
 from bpr.service.app import create_app
 from bpr.service.server import DrainingServer, listen
@@ -65,7 +66,7 @@ def running(
     """The app behind a real uvicorn in a thread of this process; ready, unless not waited for."""
     chosen = ServiceSettings(**settings)
     listener = listen("127.0.0.1", 0)
-    server = DrainingServer(create_app(chosen, predictor, detector), chosen)
+    server = DrainingServer(create_app(chosen, network_of(predictor), detector), chosen)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}")

@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import pytest
 
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import merge, plan, refine
@@ -62,18 +63,18 @@ def held():
 def test_masks_are_those_of_refine_whatever_shares_the_batch(predictor):
     sets = [bars(count) for count in (1, 5, 2, 3)]
     settings = PatchSettings(32, nms_iou=0.3)
-    batcher = Batcher(predictor, BATCH, 0.05)
+    batcher = Batcher(HostRunner(predictor, BATCH), 0.05)
     futures = [batcher.submit(plan(*one, settings)) for one in sets]
     for future, (image, prediction) in zip(futures, sets, strict=True):
         got = merge(future.result(60).answer)
-        want = refine(image, prediction, predictor, settings)
+        want = refine(image, prediction, HostRunner(predictor), settings)
         for one, other in zip(got.instances, want.instances, strict=True):
             np.testing.assert_array_equal(one.mask.to_array(), other.mask.to_array())
     batcher.close()
 
 
 def test_a_small_request_is_not_stuck_behind_a_huge_one(held):
-    batcher = Batcher(held, BATCH, 0)
+    batcher = Batcher(HostRunner(held, BATCH), 0)
     huge = batcher.submit(planned(40))
     assert held.began.wait(10)  # its first batch is on its way
     small, other = batcher.submit(planned(1)), batcher.submit(planned(1))
@@ -92,7 +93,7 @@ def test_a_small_request_is_not_stuck_behind_a_huge_one(held):
 
 
 def test_requests_end_one_after_the_other_but_all_take_turns(held):
-    batcher = Batcher(held, BATCH, 0)
+    batcher = Batcher(HostRunner(held, BATCH), 0)
     first = batcher.submit(planned(1))
     assert held.began.wait(10)
     done = {}
@@ -113,7 +114,7 @@ def test_requests_end_one_after_the_other_but_all_take_turns(held):
 
 def test_a_batch_waits_for_others_but_not_for_long(held):
     held.is_let.set()
-    batcher = Batcher(held, 1000, 0.4)
+    batcher = Batcher(HostRunner(held, 1000), 0.4)
     started = time.perf_counter()
     one, two = batcher.submit(planned(1)), batcher.submit(planned(2))
     one.result(30), two.result(30)
@@ -124,7 +125,7 @@ def test_a_batch_waits_for_others_but_not_for_long(held):
 
 def test_a_full_batch_does_not_wait(held):
     held.is_let.set()
-    batcher = Batcher(held, BATCH, 1.0)
+    batcher = Batcher(HostRunner(held, BATCH), 1.0)
     many = planned(1).num_patches // BATCH * BATCH
     assert many
     started = time.perf_counter()
@@ -137,7 +138,7 @@ def test_a_full_batch_does_not_wait(held):
 
 
 def test_a_cancelled_request_costs_no_further_batch(held):
-    batcher = Batcher(held, BATCH, 0)
+    batcher = Batcher(HostRunner(held, BATCH), 0)
     huge = batcher.submit(planned(40))
     assert held.began.wait(10)
     small = batcher.submit(planned(1))
@@ -151,7 +152,7 @@ def test_a_cancelled_request_costs_no_further_batch(held):
 
 def test_nothing_is_kept_of_a_request_that_is_done(held):
     held.is_let.set()
-    batcher = Batcher(held, BATCH, 0)
+    batcher = Batcher(HostRunner(held, BATCH), 0)
     plan_ = planned(3)
     image = weakref.ref(plan_.image)
     future = batcher.submit(plan_)
@@ -164,7 +165,7 @@ def test_nothing_is_kept_of_a_request_that_is_done(held):
 
 
 def test_a_request_without_patches_is_answered_at_once(held):
-    batcher = Batcher(held, BATCH, 1.0)
+    batcher = Batcher(HostRunner(held, BATCH), 1.0)
     empty = Prediction((50, 60), ())
     future = batcher.submit(plan(np.zeros((50, 60, 3), np.uint8), empty, SETTINGS))
     assert future.done()
@@ -182,7 +183,7 @@ def test_a_failing_network_fails_its_batch_and_no_more():
                 raise RuntimeError("out of memory")
             return super().__call__(patches)
 
-    batcher = Batcher(Failing(16), BATCH, 0)
+    batcher = Batcher(HostRunner(Failing(16), BATCH), 0)
     with pytest.raises(NetworkFailed, match="out of memory"):
         batcher.submit(planned(2)).result(30)
     refined = merge(batcher.submit(planned(2)).result(30).answer)
@@ -192,7 +193,7 @@ def test_a_failing_network_fails_its_batch_and_no_more():
 
 
 def test_who_waits_at_the_end_is_told(held):
-    batcher = Batcher(held, BATCH, 0)
+    batcher = Batcher(HostRunner(held, BATCH), 0)
     future = batcher.submit(planned(40))
     assert held.began.wait(10)
     held.is_let.set()

@@ -15,6 +15,7 @@ import pytest
 
 from bpr.pipeline.formats import brush
 from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
@@ -95,7 +96,9 @@ def refined(scene, predictor):
     height, width = scene.image.shape[:2]
     instances = tuple(Instance(mask, 0, 1.0) for mask in scene.masks)
     settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
-    after = refine(scene.image, Prediction((height, width), instances), predictor, settings)
+    after = refine(
+        scene.image, Prediction((height, width), instances), HostRunner(predictor), settings
+    )
     return [instance.mask.to_array() for instance in after.instances]
 
 

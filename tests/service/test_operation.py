@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bpr.pipeline.formats import rle
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
@@ -61,7 +62,7 @@ def with_network(predictor, network):
 def expected_codes(scene, predictor):
     """What the library makes of a scene, as RLE."""
     prediction = Prediction(scene.image.shape[:2], tuple(Instance(m, 0, 1.0) for m in scene.masks))
-    refined = refine(scene.image, prediction, predictor, PatchSettings(INPUT_SIZE))
+    refined = refine(scene.image, prediction, HostRunner(predictor), PatchSettings(INPUT_SIZE))
     return [rle.encode(instance.mask) for instance in refined.instances]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import encode_mask, encode_png, read_mask
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
@@ -37,7 +38,7 @@ def arrays(answer):
 def expected(scene, predictor):
     """What the library gives for the scene."""
     prediction = Prediction(scene.image.shape[:2], tuple(Instance(m, 0, 1.0) for m in scene.masks))
-    refined = refine(scene.image, prediction, predictor, PatchSettings(INPUT_SIZE))
+    refined = refine(scene.image, prediction, HostRunner(predictor), PatchSettings(INPUT_SIZE))
     result = [instance.mask.to_array() for instance in refined.instances]
     for before, after in zip(scene.arrays, result, strict=True):
         assert (before != after).sum() > 50  # else equality would prove little
@@ -154,7 +155,7 @@ class TestWhatGoesIn:
         answer = service.refine(parts).json()
         coarse = rle.decode(records[0]["segmentation"], scene.image.shape[:2])
         prediction = Prediction(coarse.size, (Instance(coarse, 0, 1.0),))
-        want = refine(scene.image, prediction, predictor, PatchSettings(INPUT_SIZE))
+        want = refine(scene.image, prediction, HostRunner(predictor), PatchSettings(INPUT_SIZE))
         np.testing.assert_array_equal(arrays(answer)[0], want.instances[0].mask.to_array())
 
     def test_no_instance_at_all_is_fine(self, service, scene):

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from bpr.detector.detections import Detections
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
 from bpr.scripts.main import main
@@ -33,7 +34,7 @@ def found(detector, scene):
 
 @pytest.fixture(scope="module")
 def refined(found, predictor, scene):
-    return refine(scene.image, found, predictor, PatchSettings(INPUT_SIZE))
+    return refine(scene.image, found, HostRunner(predictor), PatchSettings(INPUT_SIZE))
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from bpr.pipeline.batch.engine import InThisProcess
 from bpr.pipeline.batch.run_batch import Counted, run_batch, run_images
 from bpr.pipeline.formats import cityscapes, coco
 from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import refine
@@ -263,13 +264,13 @@ class Shift(KeepCoarse):
 
 def test_refining_at_once_gives_what_refining_later_gives(images, tmp_path):
     settings = PatchSettings(patch_size=16)
-    refinement = Refinement(Shift(32), settings, 8)
+    refinement = Refinement(HostRunner(Shift(32), 8), settings)
     job = DetectFolderJob(images, CATEGORIES, tmp_path / "out")
     progress = run(job, REFINED, refinement)
     assert progress.counted["patches"] > 0 < progress.counted["changed_pixels"]
     for name in NAMES[:2]:
         pixels = read_image(images / f"{name}.png").pixels
-        later = refine(pixels, detect(pixels), Shift(32), settings)
+        later = refine(pixels, detect(pixels), HostRunner(Shift(32)), settings)
         path = tmp_path / f"out/{name}_pred.txt"
         parsed = cityscapes.parse_prediction_file(path, tmp_path / "out")
         written = Prediction(later.size, cityscapes.read_instances(parsed))
@@ -281,7 +282,7 @@ def test_an_image_without_instances_is_no_lost_detection_when_refined(images, tm
 
     def refined(source, target):
         job = CityscapesJob(tmp_path / source, images, tmp_path / target)
-        engine = InThisProcess(Shift(32), 8)
+        engine = InThisProcess(HostRunner(Shift(32), 8))
         progress = run_batch(job, engine, settings, {"source": source, "weights": "shift"})
         return [failure.image for failure in progress.failures]
 

@@ -18,6 +18,7 @@ from bpr.pipeline.batch.mask_files_job import MaskFilesJob
 from bpr.pipeline.batch.run_batch import run_batch
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import read_image, read_mask
+from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import MAX_WAITING_IMAGES, refine
@@ -95,7 +96,7 @@ def material(tmp_path):
 
 
 def run(job, predictor=KEEP, settings=SETTINGS, batch_size=32, about=None, **more):
-    engine = InThisProcess(predictor, batch_size)
+    engine = InThisProcess(HostRunner(predictor, batch_size))
     return run_batch(job, engine, settings, about or {"weights": "w"}, **more)
 
 
@@ -132,7 +133,7 @@ def test_a_batch_run_gives_the_masks_of_refine(material, predictor):
         image = read_image(material.images / f"{stem}.png").pixels
         instances = tuple(Instance(Mask.from_array(mask), 0, 1.0) for mask in masks)
         prediction = Prediction(masks[0].shape, instances)
-        expected = refine(image, prediction, predictor, SETTINGS).instances
+        expected = refine(image, prediction, HostRunner(predictor), SETTINGS).instances
         for index, (coarse, instance) in enumerate(zip(masks, expected, strict=True)):
             (path,) = (material.root / "refined").rglob(f"{stem}_{index}.png")
             np.testing.assert_array_equal(read_mask(path), instance.mask.to_array())
