@@ -36,7 +36,7 @@ _SWAGGER_FILES = {
 
 def add_routes(app: FastAPI) -> None:
     """Serve the page at /, and Swagger UI at /docs."""
-    page = resources.files("service") / "page"
+    page = resources.files("bpr.service") / "page"
     swagger = resources.files(fastapi_offline) / "static"
     for folder, files in ((page, _PAGE_FILES), (swagger, _SWAGGER_FILES)):
         for path, (name, media_type) in files.items():

@@ -40,7 +40,7 @@ def load_demo_scenes() -> list[DemoScene]:
     Raises:
         ValueError: the photograph is not the one that was outlined.
     """
-    folder = resources.files("pipeline") / "demo"
+    folder = resources.files("bpr.pipeline") / "demo"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
     return [_read_scene(json.loads(file.read_text("utf-8")), file.name) for file in files]
 

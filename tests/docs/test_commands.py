@@ -147,7 +147,7 @@ def test_the_parser_takes_what_is_not_run(command, monkeypatch, capsys):
     assert name in COMMANDS
     if is_mention(command):
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"scripts.{name.replace('-', '_')}").configure(parser)
+        importlib.import_module(f"bpr.scripts.{name.replace('-', '_')}").configure(parser)
         known = set(parser._option_string_actions)
         assert set(command.words[2:]) <= known
         return
