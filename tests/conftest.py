@@ -1,4 +1,4 @@
-"""What several tests need: where the material outside the repository lies."""
+"""What several tests need: recorded numbers, photographs, a cache of their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests/golden"
 SHARED = ROOT.parent / "shared"
 
 
@@ -18,8 +19,8 @@ def _shared(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Arrays recorded from the reference implementation."""
-    return _shared("golden/bpr")
+    """Arrays recorded from the authors' code."""
+    return GOLDEN / "bpr"
 
 
 @pytest.fixture(scope="session")

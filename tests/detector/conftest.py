@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -17,28 +16,22 @@ from torch import Tensor
 
 from bpr.detector.build import Detector, build_detector
 from bpr.detector.presets import PRESETS, Preset
+from tests.conftest import GOLDEN
+from tests.golden.detectors import recipe as recorded_recipe
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 @pytest.fixture(scope="session")
-def recorded(golden: Path) -> Path:
+def recorded() -> Path:
     """Arrays recorded from detectron2, BMask R-CNN and RefineMask."""
-    folder = golden.parent / "detectors"
-    if not folder.exists():
-        pytest.skip("needs ../shared/golden/detectors, which is not part of the repository")
-    return folder
+    return GOLDEN / "detectors"
 
 
 @pytest.fixture(scope="session")
-def recipe(recorded: Path) -> Any:
+def recipe() -> Any:
     """Weights and noise from their names, as the recordings were made with."""
-    spec = importlib.util.spec_from_file_location("recipe", recorded / "recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return recorded_recipe
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,18 @@ import torch
 from bpr.refiner.checkpoints import save_model
 from bpr.refiner.model_config import ModelConfig
 from bpr.refiner.network import PatchNetwork
+from tests.golden.bpr.make_weights import state_dict_for
 
 FILES = {"hrnet18s": "hrnet18s_128", "hrnet48": "hrnet48_256"}
 
 
 def published_state(golden: Path, architecture: str) -> dict[str, torch.Tensor]:
     """The reference's recipe weights, with the keys and shapes of the published files."""
-    spec = importlib.util.spec_from_file_location("make_weights", golden / "make_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    recipe: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
     shapes = {}
     for line in (golden / f"keys_{FILES[architecture]}.txt").read_text().splitlines():
         key, shape = line.split()
         shapes[key] = () if shape == "scalar" else tuple(int(n) for n in shape.split("x"))
-    state = {key: torch.from_numpy(a) for key, a in recipe.state_dict_for(shapes).items()}
+    state = {key: torch.from_numpy(a) for key, a in state_dict_for(shapes).items()}
     with np.load(golden / f"net_{FILES[architecture]}.npz") as recorded:
         state["decode_head.conv_seg.bias"] = torch.from_numpy(recorded["conv_seg_bias"])
     return state

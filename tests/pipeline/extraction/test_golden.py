@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import read_image, read_mask
 from bpr.pipeline.instance import Mask
 from bpr.pipeline.settings import PatchSettings
-from tests.conftest import SHARED
 
 SCENES = ["border", "components", "degenerate", "minimal", "skipped", "smallimage"]
 CONFIGURATIONS = [
@@ -120,32 +117,24 @@ def test_compat_cuts_the_patches_of_the_reference(golden: Path, tmp_path: Path, 
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two scenes of the whole-chain golden, made again."""
-    tool = SHARED / "tools/make_workload.py"
-    if not tool.exists():
-        pytest.skip("needs ../shared/tools, which is not part of the repository")
+def scenes(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two scenes of the whole-chain golden, with their images as files."""
     out = tmp_path_factory.mktemp("scenes")
-    options = [
-        "--images",
-        "2",
-        "--size",
-        "512x256",
-        "--instances",
-        "5-6",
-        "--long-side",
-        "40-160",
-        "--seed",
-        "5",
-    ]
-    subprocess.run([sys.executable, tool, out, *options], check=True, stdout=subprocess.DEVNULL)
+    shutil.copytree(golden / "e2e_scenes", out, dirs_exist_ok=True)
+    (out / "images/synth").mkdir(parents=True)
+    with np.load(golden / "e2e_hrnet18s_128.npz") as data:
+        for image in json.loads((out / "annotations.json").read_text())["images"]:
+            pixels = data[f"image_rgb_{image['id']}"]
+            Image.fromarray(pixels).save(out / "images" / image["file_name"])
     return out
 
 
 def scene_source(scenes: Path, predictions: Path) -> Source:
-    (truth,) = (scenes / "annotations").iterdir()
-    (images,) = (scenes / "leftImg8bit").iterdir()
-    return Source(CocoTruth(truth), CityscapesPredictions(predictions), ImageIndex(images))
+    return Source(
+        CocoTruth(scenes / "annotations.json"),
+        CityscapesPredictions(predictions),
+        ImageIndex(scenes / "images"),
+    )
 
 
 REFERENCE = PatchSettings(64, 0, 0.25, compat=True)
@@ -155,8 +144,8 @@ def test_instances_get_the_ground_truth_that_the_reference_gives_them(
     golden: Path, scenes: Path, tmp_path: Path
 ) -> None:
     records = json.loads((golden / "e2e_hrnet18s_128.json").read_text())
-    (truth,) = (scenes / "annotations").iterdir()
-    annotations = {item["id"]: item for item in json.loads(truth.read_text())["annotations"]}
+    truth = json.loads((scenes / "annotations.json").read_text())
+    annotations = {item["id"]: item for item in truth["annotations"]}
     run(scene_source(scenes, scenes / "pred"), tmp_path, REFERENCE)
     # the reference lists a folder in the order of the disk, we sort: numbers differ
     by_file = {}
