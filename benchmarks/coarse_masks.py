@@ -1,6 +1,6 @@
 """Coarse masks of one kind for every instance of labelled photographs, as a prediction folder.
 
-    python -m benchmarks.coarse_masks ../shared/data/val coarse --kind low_resolution
+    python -m benchmarks.coarse_masks DATA/val coarse --kind low_resolution
 
 The kinds are those of `pipeline/datasets/simulate.py`; `perfect` writes the accurate masks, to see
 that refining leaves them alone. `bpr refine` and `benchmarks.quality` take the folder.

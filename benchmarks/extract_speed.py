@@ -76,7 +76,7 @@ def open_source(root: Path) -> Source:
 
 
 class Reference:
-    """The reference's steps for one instance, from BPR-REFERENCE.md, sections 1 to 4."""
+    """The reference's steps for one instance, as tests/golden/bpr/README.md lists them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -1,6 +1,6 @@
 """What fewer bits cost in mask quality and save in time, against float32.
 
-    python -m benchmarks.precision --data ../shared/data
+    python -m benchmarks.precision --data DATA
 
 bfloat16 is OpenVINO's. int8 is quantised after training and calibrated on patches of the training
 photographs: by NNCF for OpenVINO (`pip install nncf`; left out where it is missing), and by ONNX

@@ -1,7 +1,7 @@
 """How well masks fit before and after: boundary metrics of prediction folders, as a table.
 
-    python -m benchmarks.quality refined/ --truth ../shared/data/val \
-        --before ../shared/data/val_predictions/maskhead --guided-filter
+    python -m benchmarks.quality refined/ --truth DATA/val \
+        --before DATA/val_predictions/maskhead --guided-filter
 
 A prediction folder is in the Cityscapes layout; `<stem>_<k>_<anything>.png` is instance k of
 `masks/<stem>.png` in the truth's folder (8-bit indices, 255 not scored). Every row comes from
@@ -33,8 +33,8 @@ TOLERANCES = (1, 2, 3)  # px
 WORSE = 0.01  # Boundary IoU that an instance may lose before it counts as worse
 
 # Radius of the filter as a share of the diagonal of the object's window. Errors grow with the
-# object, so no fixed radius suits both kinds of coarse mask in ../shared/data: of 4, 6, 8, 12
-# and 16 px with eps 1e-4, 1e-3, 1e-2, by colour and by grey, the best were 12 px (maskhead,
+# object, so no fixed radius suits both kinds of coarse mask of CONTRIBUTING.md: of 4, 6, 8, 12 and
+# 16 px with eps 1e-4, 1e-3, 1e-2, by colour and by grey, the best were 12 px (maskhead,
 # 80.95 bIoU) and 6 px (polygon, 84.58), both by colour at 1e-4; shares reach 80.95 and 85.23.
 RADIUS_SHARES = (0.02, 0.03, 0.04, 0.06)
 EPS = 1e-4  # of colours in 0..1

@@ -1,10 +1,10 @@
 """Quality against the number of patches: the reference's rule for choosing them, and ours.
 
-    python -m benchmarks.selection
+    python -m benchmarks.selection --data DATA
 
 Boundary IoU, boundary F at 1 px and the share of instances made worse on the validation
-photographs (`--data`, laid out like ../shared/data), for each rule and NMS IoU threshold. Only the
-choice differs: both find the boundary, move boxes into the image, cut and average them alike.
+photographs (CONTRIBUTING.md lists the folders in DATA), for each rule and NMS IoU threshold. Only
+the choice differs: both find the boundary, move boxes into the image, cut and average them alike.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, required=True, help="val/, val_predictions/")
     parser.add_argument("--kinds", nargs="+", default=["maskhead", "polygon"])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--nms-iou", nargs="+", type=float, default=[0.25, 0.4, 0.55])

@@ -19,9 +19,11 @@ CITYSCAPES_EPOCH = 2965  # steps of 8 images: each of the 2965 images with objec
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a code base does to pixels, anchors and boxes; weights need those they grew up with.
+    """What a code base does to pixels, anchors and boxes.
 
-    Source: detectron2, mmdetection 2.3 and torchvision; shared/DETECTORS-REFERENCE.md, 3.1.
+    Weights only work with the conventions that they were trained under.
+
+    Source: detectron2, mmdetection 2.3 and torchvision; tests/golden/detectors/README.md.
     """
 
     # whose sizes, resizing, pooling, matching, mask targets and normalised losses hold

@@ -1,5 +1,6 @@
 """What several tests need: recorded numbers, photographs, a cache of their own."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,14 +8,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden"
-SHARED = ROOT.parent / "shared"
-
-
-def _shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"needs ../shared/{name}, which is not part of the repository")
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +18,14 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def photographs() -> Path:
-    """Validation photographs with accurate masks: val/ and val_predictions/."""
-    return _shared("data")
+    """Validation photographs with accurate masks: val/ and val_predictions/KIND/.
+
+    Their licences forbid a copy here. Only slow tests use them; CONTRIBUTING.md says how.
+    """
+    folder = os.environ.get("BPR_TEST_DATA")
+    if folder is None:
+        pytest.skip("needs BPR_TEST_DATA, the folder with val/ and val_predictions/")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,7 +44,7 @@ NOT_RUN = {
     r"\.\.\./?$|\.\.\. ": "left open by the page",
     r"\b(PRED|GT|SRC\.pth|IMAGES)\b": "names stand for the reader's",
     r"--start-from imagenet|--start-from first": "weights that are not here",
-    r"\.\./shared/": "minutes of work on data outside of the repository",
+    r"\bDATA\b": "minutes of work on data outside of the repository",
     r"--ray-address|--workers": "tests/pipeline/test_distributed.py runs them",
     r"--start-from coco\.safetensors": "a large detector; tests/scripts starts from a small one",
 }

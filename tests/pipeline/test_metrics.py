@@ -33,6 +33,7 @@ def rectangle(x0, y0, x1, y1, size=(60, 80)):
 class TestTheDataFolder:
     """What its README reports for its coarse masks: a definition that agrees with theirs."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kind", "iou", "f"), [("maskhead", 76.5, 43.8), ("polygon", 84.4, 68.4)]
     )
