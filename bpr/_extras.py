@@ -1,4 +1,7 @@
-"""Libraries that only `bpr evaluate` needs."""
+"""Libraries that only some users need, and the command that installs each.
+
+The distribution is `bpr-refine`; its extras group these libraries (pyproject.toml).
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,75 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MODULES = {
-    "cityscapesscripts": "cityscapesscripts",
-    "faster-coco-eval": "faster_coco_eval",
-    "jinja2": "jinja2",
+EXTRA_OF = {
+    "boto3": "stores",
+    "cityscapesscripts": "evaluate",
+    "cvat_sdk": "cvat",
+    "fastapi": "serve",
+    "fastapi_offline": "serve",
+    "faster_coco_eval": "evaluate",
+    "fsspec": "stores",
+    "jinja2": "evaluate",
+    "onnx": "export",
+    "prometheus_client": "serve",
+    "pydantic_settings": "serve",
+    "python_multipart": "serve",
+    "pythonjsonlogger": "serve",
+    "ray": "ray",
+    "s3fs": "stores",
+    "timm": "torch",
+    "torch": "torch",
+    "torchvision": "detect",
+    "upath": "stores",
+    "uvicorn": "serve",
 }
+"""Name of a module -> the extra that installs it."""
 
 
-def check_extra() -> None:
+def install_command(extra: str) -> str:
+    """The command that adds an extra to an installed bpr."""
+    return f"pip install 'bpr-refine[{extra}]'"
+
+
+def is_installed(module: str) -> bool:
+    """Whether a top-level module can be imported; it is not imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def require(*modules: str, purpose: str) -> None:
     """Say what is missing before hours of work, not after.
 
+    Args:
+        modules: keys of `EXTRA_OF`.
+        purpose: what needs them, the first words of the message.
+
     Raises:
-        ValueError: a library is not installed.
+        ValueError: one is not installed; the message has the command that installs it.
     """
-    for library, module in MODULES.items():
-        with needs_extra(library):
-            if importlib.util.find_spec(module) is None:
-                raise ModuleNotFoundError(name=module)
+    for module in modules:
+        if not is_installed(module):
+            raise ValueError(missing_message(module, purpose))
 
 
 @contextmanager
-def needs_extra(library: str) -> Iterator[None]:
-    """Say how to install a library that an import inside the block does not find.
+def needs_extra(purpose: str) -> Iterator[None]:
+    """Turn a failed import of an optional library into a message with the command to install it.
+
+    Args:
+        purpose: what needs the library, the first words of the message.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: a module of `EXTRA_OF` is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{library}: expected it to be installed, found no module {error.name!r}; "
-            "pip install cityscapesscripts faster-coco-eval jinja2"
-        ) from None
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRA_OF:
+            raise
+        raise ValueError(missing_message(module, purpose)) from None
+
+
+def missing_message(module: str, purpose: str) -> str:
+    """The sentence about a module that is not installed."""
+    return f"{purpose}: expected {module} to be installed: {install_command(EXTRA_OF[module])}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +22,16 @@ from bpr._weight_files import (
     read_safetensors,
     write_safetensors,
 )
-from bpr.refiner.model_config import DEFAULT_WEIGHTS, SHIPPED, WEIGHT_ENDINGS, ModelConfig
+from bpr.refiner.model_config import (
+    DEFAULT_WEIGHTS,
+    METADATA_KEY,
+    SHIPPED,
+    WEIGHT_ENDINGS,
+    ModelConfig,
+    parse_config,
+)
 from bpr.refiner.network import PatchNetwork
 
-_METADATA_KEY = "bpr"
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it
 
 # The authors name a file by the first digits of its sha256, so the hash says what it is
@@ -84,7 +89,7 @@ def save_model(path: Path, network: PatchNetwork, config: ModelConfig, half: boo
     tensors = {
         key: tensor for key, tensor in network.state_dict().items() if not key.endswith(_COUNTER)
     }
-    metadata = {_METADATA_KEY: json.dumps(asdict(config), sort_keys=True)}
+    metadata = {METADATA_KEY: json.dumps(asdict(config), sort_keys=True)}
     write_safetensors(path, tensors, metadata, half_from=4 if half else None)
 
 
@@ -99,6 +104,11 @@ def load_model(weights: str | Path = DEFAULT_WEIGHTS) -> LoadedModel:
         ValueError: there is no such name or file, or the file is not what it should be.
     """
     path, name = find_weights(weights, SHIPPED, WEIGHT_ENDINGS)
+    if path.suffix == ".onnx":
+        raise ValueError(
+            f"{path}: expected a .safetensors or .pth file for PyTorch, got an ONNX file, which "
+            "only the openvino backend runs"
+        )
     if path.suffix == ".safetensors":
         network, config = _read_own(path)
     else:
@@ -145,34 +155,17 @@ def convert_weights(source: Path, out: Path) -> ImportReport:
 
 def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
     metadata, tensors = read_safetensors(path)
-    if _METADATA_KEY not in metadata:
+    if METADATA_KEY not in metadata:
         raise ValueError(
             f"{path}: expected weights written by bpr, got a safetensors file without "
-            f"{_METADATA_KEY!r} in its metadata"
+            f"{METADATA_KEY!r} in its metadata"
         )
-    config = _parse_config(path, metadata[_METADATA_KEY])
+    config = parse_config(path, metadata[METADATA_KEY])
     network = _empty_network(config.architecture)
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     _check(path, config.architecture, tensors, shapes)
     _fill(network, tensors)
     return network, config
-
-
-def _parse_config(path: Path, text: str) -> ModelConfig:
-    try:
-        values: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, metadata: expected JSON, got {text[:60]!r}") from error
-    known = {field.name for field in fields(ModelConfig)}
-    if not isinstance(values, dict) or not {"architecture", "input_size"} <= set(values) <= known:
-        raise ValueError(
-            f"{path}, metadata: expected an object with {', '.join(sorted(known))}, "
-            f"got {text[:200]}"
-        )
-    try:
-        return ModelConfig(**values)
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from error
 
 
 def _empty_network(architecture: str) -> PatchNetwork:

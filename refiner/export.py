@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bpr._extras import require
 from bpr.refiner.checkpoints import LoadedModel
 from bpr.refiner.network import object_logits
 from bpr.refiner.openvino_model import convert
@@ -37,12 +38,9 @@ def export_onnx(model: LoadedModel, version: str) -> bytes:
     Raises:
         ValueError: the onnx package is not installed.
     """
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--format onnx: expected onnx to be installed (pip install onnx), got none"
-        ) from None
+    require("onnx", purpose="--format onnx")
+    import onnx
+
     side = model.config.input_size
     example = torch.zeros(2, side, side, 4, dtype=torch.uint8)
     with (
@@ -82,15 +80,8 @@ def export_openvino(model: LoadedModel, version: str) -> tuple[bytes, bytes]:
     Returns:
         The content of the .xml and of the .bin file.
 
-    Raises:
-        ValueError: OpenVINO is not installed.
     """
-    try:
-        openvino = import_openvino()
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--format openvino: expected openvino to be installed (pip install openvino), got none"
-        ) from None
+    openvino = import_openvino()
     converted = convert(model.network, model.config.input_size)
     converted.set_friendly_name(model.name)
     converted.output(0).get_tensor().set_names({OUTPUT})

@@ -5,8 +5,10 @@ No torch in here: a program that only runs a converted network starts without it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 ARCHITECTURES = {
     "hrnet18xs": "hrnet_w18_small",
@@ -21,14 +23,17 @@ STRIDE = 32
 SHIPPED = Path(__file__).parent / "weights"
 """Folder of the weights in the package."""
 
-WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt")
-"""Of files that `load_model` reads."""
+WEIGHT_ENDINGS = (".safetensors", ".onnx", ".pth", ".pt")
+"""Of files of weights: ours, ours exported, and published ones."""
+
+METADATA_KEY = "bpr"
+"""Where a .safetensors file of ours keeps its `ModelConfig`, as JSON."""
 
 DEFAULT_WEIGHTS = "hrnet18s"
 """Name of the shipped weights used where the caller names none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What a program must know to use weights, kept in the same file."""
 
@@ -60,6 +65,32 @@ class ModelConfig:
         for name in ("data", "licence"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name}: expected text, got {getattr(self, name)!r}")
+
+
+def parse_config(path: Path, text: str) -> ModelConfig:
+    """Read the configuration that a .safetensors file of ours holds.
+
+    Args:
+        path: of the file, for messages.
+        text: JSON, the metadata under `METADATA_KEY`.
+
+    Raises:
+        ValueError: it is not a configuration.
+    """
+    try:
+        values: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, metadata: expected JSON, got {text[:60]!r}") from error
+    known = {field.name for field in fields(ModelConfig)}
+    if not isinstance(values, dict) or not {"architecture", "input_size"} <= set(values) <= known:
+        raise ValueError(
+            f"{path}, metadata: expected an object with {', '.join(sorted(known))}, "
+            f"got {text[:200]}"
+        )
+    try:
+        return ModelConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
 
 
 def _is_int(value: object) -> bool:

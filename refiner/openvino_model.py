@@ -1,4 +1,4 @@
-"""Networks as OpenVINO models: converted from torch once, then kept in the user's cache.
+"""Weights as OpenVINO models: read from ONNX, or converted by PyTorch once and then cached.
 
 Importing torch and timm and converting take ten seconds, reading a converted model a moment.
 """
@@ -11,15 +11,17 @@ import json
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from bpr._extras import require
 from bpr._weight_files import file_sha256, find_weights
 from bpr.refiner.model_config import SHIPPED, WEIGHT_ENDINGS, ModelConfig
+from bpr.refiner.onnx_model import ConvertedModel, read_onnx
 from bpr.refiner.openvino_predictor import import_openvino, openvino_core
 
 if TYPE_CHECKING:
@@ -32,27 +34,24 @@ _CONFIG = "config.json"
 _MADE_BY = ("network.py", "checkpoints.py", "torch_predictor.py", "openvino_model.py")
 
 
-@dataclass(frozen=True, eq=False)
-class ConvertedModel:
-    """An OpenVINO model, and the weights it was made from."""
-
-    model: Any  # openvino.Model: (N, S, S, 4) uint8 -> (N, S, S) float32, of any N
-    config: ModelConfig
-    sha256: str  # of the weights' file, hexadecimal
-    name: str  # of the weights
-
-
 def load_converted(weights: str | Path) -> ConvertedModel:
-    """Read weights as an OpenVINO model, from the user's cache where they are there.
+    """Read weights as an OpenVINO model.
 
-    The cache (`platformdirs.user_cache_path("bpr")`) knows weights by their content, and what
-    made a model by its code: nothing in it grows old. A cache that cannot be read or written is
-    done without.
+    Shipped weights are there as ONNX, which needs no PyTorch. Others are converted by PyTorch once
+    and kept in the user's cache (`platformdirs.user_cache_path("bpr")`), which knows weights by
+    their content and the conversion by its code, so that nothing in it gets stale. A cache that
+    cannot be read or written is not used.
 
     Raises:
-        ValueError: as for `bpr.refiner.checkpoints.load_model`.
+        ValueError: as for `bpr.refiner.checkpoints.load_model`, or PyTorch is needed and not
+            installed.
     """
     path, name = find_weights(weights, SHIPPED, WEIGHT_ENDINGS)
+    if path.parent == SHIPPED:
+        return read_onnx(path.with_suffix(".onnx"))
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    require("torch", "timm", purpose=f"{path}")
     sha256 = file_sha256(path)
     folder = _cache() / f"{sha256[:32]}-{_makers()[:16]}"
     # whatever is wrong with a cached model, the weights are still there

@@ -5,13 +5,13 @@ No torch in here: where a converted network is at hand, nothing needs it.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpr._extras import is_installed, require
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from bpr.refiner.patch_batch import Logits, PatchBatch
 from bpr.refiner.processors import usable_processors
@@ -111,8 +111,9 @@ def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> 
 def _choose_device(device: str) -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+    if device == "cpu" or (device == "auto" and not (_may_have_gpu() and is_installed("torch"))):
         return "cpu"
+    require("torch", purpose=f"device {device}")
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -137,15 +138,16 @@ def _choose_backend(backend: str, device: str, exact: bool) -> str:
     if backend == "auto" and device != "cpu":
         return "torch" if exact else "torch-bf16"
     if backend in ("torch", "torch-bf16"):
+        require("torch", "timm", purpose=f"backend {backend}")
         return backend
-    is_installed = importlib.util.find_spec("openvino") is not None
+    has_openvino = is_installed("openvino")
     if backend == "auto":
-        if not is_installed:
+        if not has_openvino:
             return "torch"
         from bpr.refiner.openvino_predictor import has_bfloat16
 
         return "openvino-bf16" if not exact and has_bfloat16() else "openvino"
-    if not is_installed:
+    if not has_openvino:
         raise ValueError(
             f"backend: expected openvino to be installed for {backend} (pip install openvino), "
             "got none"

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bpr._extras import needs_extra
 from bpr.pipeline.files import write_atomically
 from bpr.pipeline.formats.polygons import MAX_TOLERANCE
 from bpr.scripts.main import INPUT_FAILED
@@ -58,11 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some frames failed."""
     _check(arguments)
-    try:
+    with needs_extra("bpr cvat"):
         from cvat_sdk import exceptions, make_client
         from urllib3.exceptions import HTTPError
-    except ImportError as error:
-        raise ValueError(f"expected pip install 'bpr[cvat]', got: {error.msg}") from None
     try:
         with make_client(
             arguments.host,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bpr._extras import check_extra
+from bpr._extras import require
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
@@ -124,7 +124,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; 1 where some images failed or have no counterpart."""
-    check_extra()
+    require("cityscapesscripts", "faster_coco_eval", "jinja2", purpose="bpr evaluate")
     _check_out(arguments)
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
     names = _file_names(arguments, truth)

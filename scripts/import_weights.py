@@ -6,9 +6,9 @@ bpr import-weights hrnet18s_128-24055c80.pth hrnet18s_128.safetensors
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 
+from bpr._extras import require
 from bpr._published_weights import read_published
 from bpr._weight_files import OtherTensors
 from bpr.detector.layouts import find_layout
@@ -70,11 +70,7 @@ def _import_refiner(arguments: argparse.Namespace) -> int:
 
 
 def _import_detector(arguments: argparse.Namespace) -> int:
-    if importlib.util.find_spec("torchvision") is None:
-        raise ValueError(
-            f"{arguments.source}: expected torchvision to be installed for a detector, found no "
-            "such module; pip install 'bpr[detect]'"
-        )
+    require("torchvision", purpose=f"{arguments.source} is a detector")
     from bpr.detector.checkpoints import convert_detector
 
     try:

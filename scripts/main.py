@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bpr import __version__
+from bpr._extras import EXTRA_OF, install_command
 
 COMMANDS = {
     "demo": "refine coarse masks on photographs that come along, and draw what changed",
@@ -27,6 +28,9 @@ COMMANDS = {
     "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",
     "import-weights": "convert published weights, of BPR or of a detector, to a safetensors file",
 }
+
+_EXTRAS = {"detect": "detect", "train-detector": "detect", "export-weights": "export"}
+"""Commands that need more than the first library that is missing: the extra that has all."""
 
 INPUT_FAILED = 1  # exit status: some inputs failed, the others are done
 COMMAND_WRONG = 2
@@ -56,6 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except ValueError as error:
         print(f"{said}: {error}", file=sys.stderr)
+        return COMMAND_WRONG
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRA_OF:
+            raise
+        command = install_command(_EXTRAS.get(name, EXTRA_OF[module]))
+        print(f"{said}: expected {module} to be installed: {command}", file=sys.stderr)
         return COMMAND_WRONG
     except OSError as error:
         reason = error.strerror or str(error)

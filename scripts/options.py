@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from bpr._extras import install_command, needs_extra
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.predictor import BACKENDS
 
@@ -35,8 +36,8 @@ def _object_path(text: str) -> Path:
         path.exists()
     except ImportError as error:
         raise argparse.ArgumentTypeError(
-            f"{text}: expected the libraries of object stores, found no module {error.name!r}; "
-            "pip install 'bpr[stores]'"
+            f"{text}: expected the libraries of object stores, found no module {error.name!r}: "
+            f"{install_command('stores')}"
         ) from None
     except Exception as error:  # each store has errors of its own
         reason = " ".join(str(error).split())
@@ -130,13 +131,8 @@ def asks_for_cluster(arguments: argparse.Namespace) -> bool:
 @contextmanager
 def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster]:
     """Start or join Ray as the options say, and tell where to watch it."""
-    try:
+    with needs_extra("--workers, --ray-address"):
         from bpr.pipeline.distributed import open_cluster as open_  # ray takes seconds to import
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"--workers, --ray-address: expected Ray to be installed, found no module "
-            f"{error.name!r}; pip install 'bpr[ray]'"
-        ) from None
 
     with open_(arguments.workers or None, arguments.ray_address) as cluster:
         if cluster.dashboard_url:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
-    "run": ["openvino"],
-    "serve": ["openvino", "serve"],
-    "cluster": ["detect", "openvino", "serve-ray", "stores"],
+    "run": [],
+    "serve": ["serve"],
+    "serve-cuda": ["detect", "serve"],
+    "cluster": ["detect", "serve-ray", "stores"],
     "dev": ["all", "dev"],
 }
 COMPILE = (

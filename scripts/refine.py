@@ -24,6 +24,7 @@ from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.network import load_network, load_runner
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
+from bpr.refiner.weights_info import read_weights_info
 from bpr.scripts.options import (
     add_cluster_options,
     add_network_options,
@@ -106,16 +107,14 @@ def run(arguments: argparse.Namespace) -> int:
     job = _job(arguments)
     wanted = (arguments.weights, arguments.device, arguments.backend, arguments.compat)
     if asks_for_cluster(arguments):
-        from bpr.refiner.checkpoints import load_model  # torch takes seconds to import
-
-        model = load_model(arguments.weights)
+        weights = read_weights_info(arguments.weights)
         with open_cluster(arguments) as cluster:
             engine: RefineEngine = cluster.refiner(
                 partial(load_runner, *wanted, batch_size(arguments, DEFAULT_BATCH_SIZE)),
-                model.config.input_size,
+                weights.config.input_size,
                 arguments.device,
             )
-            progress = _refine(arguments, job, engine, model.config, model.name, model.sha256)
+            progress = _refine(arguments, job, engine, weights.config, weights.name, weights.sha256)
     else:
         network = load_network(*wanted)
         engine = InThisProcess(network.runner(batch_size(arguments, network.batch_size)))

@@ -8,10 +8,10 @@ bpr serve --port 8000
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
+from bpr._extras import require
 from bpr.scripts.options import parse_path
 
 NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "prometheus_client")
@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=parse_path, metavar="FILE", help="TOML file with settings, or BPR_CONFIG"
     )
-    _check_installed()
+    require(*NEEDED, purpose="bpr serve")
     from bpr.service.settings import ServiceSettings
 
     for name, field in ServiceSettings.model_fields.items():
@@ -49,12 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(given, config)
     print("\n".join(settings.lines()), file=sys.stderr)
     if settings.ray_address is not None:
-        try:
-            from bpr.service.deployment import serve_on_ray  # ray takes seconds to import
-        except ImportError as error:
-            raise ValueError(
-                f"--ray-address: expected pip install 'bpr[serve-ray]', got: {error.msg}"
-            ) from None
+        require("ray", purpose="--ray-address")
+        from bpr.service.deployment import serve_on_ray  # ray takes seconds to import
+
         serve_on_ray(settings)
         return 0
     with listen(settings.host, settings.port) as listener:  # before seconds of loading
@@ -62,12 +59,3 @@ def run(arguments: argparse.Namespace) -> int:
         start_logging(settings.log_level)
         serve(app, listener, settings)
     return 0
-
-
-def _check_installed() -> None:
-    """ValueError if the extra `serve` is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"expected {', '.join(missing)} to be installed (pip install 'bpr[serve]')"
-        )

@@ -159,8 +159,8 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         )
     weights = arguments.out / f"{arguments.architecture}.safetensors"
     config = ModelConfig(
-        arguments.architecture,
-        arguments.input_size,
+        architecture=arguments.architecture,
+        input_size=arguments.input_size,
         data=with_origin(arguments.data, origin.data if origin else ""),
         licence=with_origin(arguments.licence, origin.licence if origin else ""),
     )

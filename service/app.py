@@ -18,6 +18,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from bpr import __version__
+from bpr._extras import needs_extra
 from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.service import label_studio, openapi, pages
 from bpr.service.answers import MEDIA_TYPES, choose_media_type
@@ -132,12 +133,8 @@ def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
     """
     if settings.detector is None:
         return None
-    try:
+    with needs_extra("detector"):
         from bpr.pipeline.detection import DetectionSettings, InstanceDetector
-    except ImportError as error:
-        raise ValueError(
-            f"detector: expected pip install 'bpr[detect]', found no module {error.name!r}"
-        ) from None
     chosen = DetectionSettings(score=settings.detector_score)
     try:
         return InstanceDetector(settings.detector, settings.device, chosen)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydantic_core
-from skimage.measure import regionprops
 
 from bpr.pipeline.batch.job import as_prediction, usual_size
+from bpr.pipeline.datasets.instance_maps import split_instances
 from bpr.pipeline.formats import coco
 from bpr.pipeline.formats.images import (
     NamedFile,
@@ -227,18 +226,16 @@ def _read_map(
     if photograph.pixels.shape[:2] != size:
         actual = size_text((photograph.pixels.shape[0], photograph.pixels.shape[1]))
         raise unusable(f"{file}: expected the size of the image, {actual}, got {size_text(size)}")
-    regions = regionprops(values)  # type: ignore[no-untyped-call]
+    regions = split_instances(values)
     _check_count(len(regions), limits)
     budget = MaskBudget(limits)
     instances = []
-    for region in regions:
+    for value, mask in regions:
         patience.check()
-        y0, x0, y1, x1 = region.bbox
-        budget.add((y1 - y0) * (x1 - x0))
-        mask = Mask(np.asarray(region.image, np.bool_), (x0, y0, x1, y1), size)
-        instances.append(Instance(mask, 0, 1.0, {"value": int(region.label)}))
+        budget.add(mask.bitmap.size)
+        instances.append(Instance(mask, 0, 1.0, {"value": value}))
     prediction = Prediction(size, tuple(instances))
-    labels = tuple(int(region.label) for region in regions)
+    labels = tuple(value for value, _ in regions)
     return RequestInputs(photograph.pixels, prediction, photograph.notes, labels)
 
 

@@ -32,7 +32,9 @@ def save_random_network(path: Path, patch_size: int | None = INPUT_SIZE) -> Path
         logits = object_logits(network, noise)
         classifier.weight *= 8 / logits.std()
         classifier.bias[1] -= object_logits(network, noise).mean()
-    config = ModelConfig("hrnet18s", INPUT_SIZE, patch_size=patch_size, data="noise")
+    config = ModelConfig(
+        architecture="hrnet18s", input_size=INPUT_SIZE, patch_size=patch_size, data="noise"
+    )
     save_model(path, network, config, half=False)
     return path
 

@@ -39,7 +39,7 @@ class CityscapesTruth(PngFiles):
         if not files:
             raise ValueError(f"{folder}: expected files {PATTERN}, found none")
         super().__init__(files, folder)
-        with needs_extra("cityscapesscripts"):
+        with needs_extra("Cityscapes ground truth"):
             from cityscapesscripts.helpers.labels import labels
         self._known = {label.id for label in labels}
         self._void = [label.id for label in labels if label.ignoreInEval and label.id >= 0]

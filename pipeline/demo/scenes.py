@@ -1,7 +1,7 @@
-"""The scenes of `bpr demo`: photographs that ship with scikit-image, outlined by hand.
+"""The scenes of `bpr demo`: photographs with outlines drawn by hand.
 
-The outlines lie in `pipeline/demo/*.json`; its README says where they come from and how far
-they can be trusted.
+Both lie in `pipeline/demo/`; its README says where they come from and how far the outlines can
+be trusted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bpr.pipeline.formats.images import read_image
 from bpr.pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
 Polygon = Sequence[tuple[float, float]]
@@ -35,7 +36,7 @@ class DemoScene:
 def load_demo_scenes() -> list[DemoScene]:
     """Load every scene, in the order of the names.
 
-    Reads files of this package and of scikit-image; needs no network.
+    Reads files of this package; needs no network.
 
     Raises:
         ValueError: the photograph is not the one that was outlined.
@@ -79,12 +80,10 @@ def _read_masks(objects: Sequence[Mapping[str, Any]], key: str, size: Size) -> t
 
 
 def _read_photograph(name: str) -> UInt8Array:
-    from skimage import data  # a second to import, and only the demo needs it
-
-    image = np.asarray(getattr(data, name)())
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=-1)
-    return np.ascontiguousarray(image, np.uint8)
+    folder = resources.files("bpr.pipeline") / "demo"
+    (file,) = (f for f in folder.iterdir() if f.name in (f"{name}.png", f"{name}.jpg"))
+    with resources.as_file(file) as path:
+        return read_image(path).pixels
 
 
 def rasterize(polygons: Sequence[Polygon], size: Size) -> BoolArray:

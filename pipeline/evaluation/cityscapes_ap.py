@@ -114,7 +114,7 @@ class CityscapesAp:
 
     def result(self) -> CityscapesResult:
         """Run the evaluator on what was collected."""
-        with needs_extra("cityscapesscripts"):
+        with needs_extra("Cityscapes AP"):
             from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as evaluator
         arguments = SimpleNamespace(
             overlaps=OVERLAPS,

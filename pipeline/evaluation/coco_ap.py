@@ -248,7 +248,7 @@ def _faster(
     ratio: float,
     lvis: bool,
 ) -> Any:
-    with needs_extra("faster-coco-eval"):
+    with needs_extra("COCO AP"):
         from faster_coco_eval import COCO as FasterCoco
         from faster_coco_eval import COCOeval_faster
     with contextlib.redirect_stdout(io.StringIO()):

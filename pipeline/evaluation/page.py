@@ -81,7 +81,7 @@ def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None)
     Raises:
         ValueError: jinja2 is missing.
     """
-    with needs_extra("jinja2"):
+    with needs_extra("report page"):
         from jinja2 import Environment, StrictUndefined
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from contourpy import contour_generator
 
 from bpr.pipeline.instance import Mask, Size
 
@@ -70,14 +71,12 @@ def trace_edges(mask: Mask, tolerance: float) -> Outlines:
         ValueError: a tolerance below 0 or above MAX_TOLERANCE.
     """
     _check(tolerance)
-    from skimage.measure import find_contours  # half a second to import
-
     x0, y0, _, _ = mask.window
     padded = np.pad(mask.bitmap, 1).astype(np.float32)
     parts, num_holes = [], 0
-    for contour in find_contours(padded, 0.5):  # type: ignore[no-untyped-call]
-        points = contour[:-1, ::-1]
-        if _signed_area(points) < 0:  # what is inside lies on the other hand
+    for contour in contour_generator(z=padded).lines(0.5):
+        points = np.asarray(contour, np.float64)[:-1]
+        if _signed_area(points) < 0:  # a hole's outline runs the other way round
             num_holes += 1
         else:
             kept = cv2.approxPolyDP(points.astype(np.float32)[:, None], tolerance, True)[:, 0]

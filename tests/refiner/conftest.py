@@ -63,7 +63,7 @@ def network() -> PatchNetwork:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights of `untrained_network` in a file, exactly, for patches of 64 pixels."""
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    config = ModelConfig("hrnet18s", 64, data="noise")
+    config = ModelConfig(architecture="hrnet18s", input_size=64, data="noise")
     save_model(path, untrained_network(), config, half=False)
     return path
 

@@ -10,7 +10,9 @@ from bpr._weight_files import shipped_names
 from bpr.refiner.checkpoints import convert_weights, import_mmseg, load_model, save_model
 from bpr.refiner.model_config import ModelConfig
 
-CONFIG = ModelConfig("hrnet18s", 64, patch_size=48, padding=4, data="squares", licence="CC0")
+CONFIG = ModelConfig(
+    architecture="hrnet18s", input_size=64, patch_size=48, padding=4, data="squares", licence="CC0"
+)
 
 
 def published_like(network):

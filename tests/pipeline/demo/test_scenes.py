@@ -4,6 +4,7 @@ import socket
 
 import numpy as np
 import pytest
+import skimage.data
 
 from bpr.pipeline.demo.scenes import load_demo_scenes, rasterize
 from bpr.pipeline.geometry import find_boundary
@@ -18,6 +19,13 @@ def objects(scenes):
     for scene in scenes:
         for name, coarse, truth in zip(scene.names, scene.coarse, scene.truth, strict=True):
             yield f"{scene.name}, {name}", scene, coarse, truth
+
+
+def test_photographs_are_those_of_scikit_image(scenes):
+    for scene in scenes:
+        theirs = getattr(skimage.data, scene.name)()
+        theirs = np.stack([theirs] * 3, axis=-1) if theirs.ndim == 2 else theirs
+        np.testing.assert_array_equal(scene.image, theirs)
 
 
 def test_there_are_enough_scenes_and_objects_in_a_fixed_order(scenes):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
+from skimage import measure
 
 from bpr.pipeline.formats import polygons, rle
 from bpr.pipeline.instance import Mask
@@ -105,3 +106,25 @@ def test_a_tolerance_that_makes_no_sense_is_refused(tolerance):
     for trace in (polygons.trace_pixels, polygons.trace_edges):
         with pytest.raises(ValueError, match=r"polygon_tolerance: expected pixels in 0\.\.10"):
             trace(mask, tolerance)
+
+
+@quick
+@given(array=bitmaps())
+def test_edges_are_those_of_scikit_image(array):
+    mask = Mask.from_array(array)
+    found = polygons.trace_edges(mask, 0)
+    x0, y0, _, _ = mask.window
+    rings = measure.find_contours(np.pad(mask.bitmap, 1).astype(np.float32), 0.5)
+    origin = np.array([x0 - 0.5, y0 - 0.5])
+    expected = [ring[:-1, ::-1] + origin for ring in rings]
+    outer = [ring for ring in expected if signed_area(ring) > 0]
+    assert found.num_holes == len(expected) - len(outer)
+    # contours of the same pixels begin at any of their points
+    assert sorted(abs(signed_area(part)) for part in found.parts) == pytest.approx(
+        sorted(map(signed_area, outer))
+    )
+
+
+def signed_area(points):
+    x, y = points.T
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
