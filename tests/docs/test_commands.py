@@ -180,11 +180,13 @@ def test_extras_and_packages_that_are_installed_are_ours():
     for command in ALL:
         if command.words[:2] == ["pip", "install"]:
             for word in command.words[2:]:
-                named = re.fullmatch(r"(?:bpr|\.)\[([a-z,-]+)\]", word)
+                named = re.fullmatch(r"(?:bpr-refine|\.)\[([a-z,-]+)\]", word)
                 if named:
                     assert set(named[1].split(",")) <= extras, command.text
                 else:
-                    assert word == "bpr[...]" or f'"{word}' in text, command.text
+                    assert word in ("bpr-refine", "bpr-refine[...]") or f'"{word}' in text, (
+                        command.text
+                    )
 
 
 def test_files_that_commands_name_are_there():

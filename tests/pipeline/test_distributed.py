@@ -31,7 +31,7 @@ from tests.crashing import DeadlyNetwork, DeadlyPredictions
 from tests.datasets import digests, open_dataset, write_dataset
 from tests.networks import INPUT_SIZE
 
-pytest.importorskip("ray", reason="needs ray (pip install 'bpr[ray]')")
+pytest.importorskip("ray", reason="needs ray (pip install 'bpr-refine[ray]')")
 # Ray leaves sockets and files of its own to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 

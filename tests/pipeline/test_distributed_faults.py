@@ -29,7 +29,7 @@ from bpr.scripts.main import main
 from tests.datasets import digests, open_dataset, write_dataset
 from tests.networks import INPUT_SIZE
 
-pytest.importorskip("ray", reason="needs ray (pip install 'bpr[ray]')")
+pytest.importorskip("ray", reason="needs ray (pip install 'bpr-refine[ray]')")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402

@@ -13,7 +13,7 @@ from bpr.scripts.main import main
 from tests.datasets import digests, write_dataset
 
 pytest.importorskip("moto.server", reason="needs moto[server]")
-pytest.importorskip("s3fs", reason="needs s3fs (pip install 'bpr[stores]')")
+pytest.importorskip("s3fs", reason="needs s3fs (pip install 'bpr-refine[stores]')")
 # aiobotocore leaves connections to the garbage collector; moto and botocore use old calls
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -92,7 +92,7 @@ def test_a_damaged_shard_in_a_bucket_is_made_again(data: Path, store: Any, tmp_p
 
 
 def test_two_workers_write_to_a_bucket(data: Path, store: Any, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs ray (pip install 'bpr[ray]')")
+    pytest.importorskip("ray", reason="needs ray (pip install 'bpr-refine[ray]')")
     assert extract(str(data), str(tmp_path / "here")) == 0
     assert extract(BUCKET, f"{BUCKET}/two", "--workers", "2") == 0
     assert digests(fetched(store, "two", tmp_path)) == digests(tmp_path / "here")

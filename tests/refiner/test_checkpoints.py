@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from bpr._weight_files import shipped_names
 from bpr.refiner.checkpoints import convert_weights, import_mmseg, load_model, save_model
-from bpr.refiner.model_config import ModelConfig
+from bpr.refiner.model_config import SHIPPED, ModelConfig
 
 CONFIG = ModelConfig(
     architecture="hrnet18s", input_size=64, patch_size=48, padding=4, data="squares", licence="CC0"
@@ -124,7 +124,7 @@ def test_impossible_configurations_are_refused(change, message):
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    names = ", ".join(shipped_names()) or "none"
+    names = ", ".join(shipped_names(SHIPPED)) or "none"
     with pytest.raises(ValueError, match=rf"shipped names \({names}\), got 'hrnet19'"):
         load_model("hrnet19")
 
@@ -136,9 +136,10 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"ending in \.safetensors, \.pth or \.pt, got '\.onnx'"):
-        load_model(tmp_path / "model.onnx")
+    (tmp_path / "model.bin").write_bytes(b"x")
+    endings = r"ending in \.safetensors, \.onnx, \.pth or \.pt, got '\.bin'"
+    with pytest.raises(ValueError, match=endings):
+        load_model(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])

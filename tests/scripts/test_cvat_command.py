@@ -17,7 +17,7 @@ from bpr.pipeline.instance import Mask
 from bpr.scripts.main import main
 from tests.networks import save_random_network
 
-sdk = pytest.importorskip("cvat_sdk", reason="needs pip install 'bpr[cvat]'")
+sdk = pytest.importorskip("cvat_sdk", reason="needs pip install 'bpr-refine[cvat]'")
 masks = pytest.importorskip("cvat_sdk.masks")
 
 TOKEN = "pat-1"
