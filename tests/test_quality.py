@@ -12,7 +12,7 @@ from benchmarks.quality import guided_filter_scores, read_pairs, scores
 from bpr._weight_files import shipped_names
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.formats.images import IGNORE, encode_mask
-from bpr.refiner.model_config import SHIPPED
+from bpr.refiner.model_config import DEFAULT_WEIGHTS, SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,13 @@ def refined_and_filtered(
     return means[0], means[1], len(refined)
 
 
-@pytest.mark.parametrize("weights", shipped_names(SHIPPED))
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param(name, marks=[] if name == DEFAULT_WEIGHTS else pytest.mark.slow)
+        for name in shipped_names(SHIPPED)
+    ],
+)
 def test_refined_masks_beat_a_guided_filter_and_keep_names_and_scores(
     weights: str, demo: tuple[Path, Path], tmp_path: Path
 ) -> None:
