@@ -24,36 +24,35 @@ WORKDIR /build
 COPY requirements/uv.txt requirements/
 RUN python3 -m venv /opt/venv \
     && pip install --no-cache-dir --require-hashes --requirement requirements/uv.txt
-COPY requirements/serve.txt requirements/
+
+# The wheel of bpr; bpr/ holds links to the five folders beside it
+FROM builder AS wheel
+COPY pyproject.toml README.md LICENSE ./
+COPY bpr bpr
+COPY detector detector
+COPY refiner refiner
+COPY pipeline pipeline
+COPY service service
+COPY scripts scripts
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv build --wheel --out-dir /wheel
 
 # PyTorch's CPU builds come from its own index, so hashes are of no use; versions are the same
 FROM builder AS cpu-packages
 ARG UV_TORCH_BACKEND=cpu
+COPY requirements/serve.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv \
     sed '/^ /d; s/ *\\$//' requirements/serve.txt > versions.txt \
     && uv pip install --compile-bytecode --requirement versions.txt
-COPY pyproject.toml README.md LICENSE bpr/__init__.py ./
-COPY detector detector
-COPY refiner refiner
-COPY training training
-COPY pipeline pipeline
-COPY service service
-COPY scripts scripts
-RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --compile-bytecode --no-deps .
+COPY --from=wheel /wheel /wheel
+RUN uv pip install --compile-bytecode --no-deps /wheel/*.whl
 
 FROM builder AS cuda-packages
+COPY requirements/serve.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --compile-bytecode --require-hashes --requirement requirements/serve.txt
-COPY pyproject.toml README.md LICENSE bpr/__init__.py ./
-COPY detector detector
-COPY refiner refiner
-COPY training training
-COPY pipeline pipeline
-COPY service service
-COPY scripts scripts
-RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --compile-bytecode --no-deps .
+COPY --from=wheel /wheel /wheel
+RUN uv pip install --compile-bytecode --no-deps /wheel/*.whl
 
 FROM base AS service
 ENV BPR_HOST=0.0.0.0 \

@@ -25,21 +25,28 @@ WORKDIR /build
 COPY requirements/uv.txt requirements/
 RUN python3 -m venv /opt/venv \
     && pip install --no-cache-dir --require-hashes --requirement requirements/uv.txt
-COPY requirements/cluster.txt requirements/
-RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --compile-bytecode --require-hashes --requirement requirements/cluster.txt
-COPY pyproject.toml README.md LICENSE bpr/__init__.py ./
+
+# The wheel of bpr; bpr/ holds links to the five folders beside it
+FROM builder AS wheel
+COPY pyproject.toml README.md LICENSE ./
+COPY bpr bpr
 COPY detector detector
 COPY refiner refiner
-COPY training training
 COPY pipeline pipeline
 COPY service service
 COPY scripts scripts
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --compile-bytecode --no-deps .
+    uv build --wheel --out-dir /wheel
+
+FROM builder AS packages
+COPY requirements/cluster.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --compile-bytecode --require-hashes --requirement requirements/cluster.txt
+COPY --from=wheel /wheel /wheel
+RUN uv pip install --compile-bytecode --no-deps /wheel/*.whl
 
 FROM base AS training
-COPY --from=builder /opt/venv /opt/venv
+COPY --from=packages /opt/venv /opt/venv
 # where a node of Ray answers; a container that only trains has none and says --no-healthcheck
 ENV RAY_USAGE_STATS_ENABLED=0 \
     XDG_CACHE_HOME=/tmp/cache
