@@ -29,6 +29,8 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dockerfile import ignored_patterns, is_sent, needed_stages, read_instructions
+
 ROOT = Path(__file__).resolve().parents[1]
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 START_S = 180
@@ -96,8 +98,8 @@ class Build:
         try:
             stage = self._build()
             return 0 if self._arguments.run is None else self._try(stage)
-        except subprocess.CalledProcessError as error:
-            print(f"failed with status {error.returncode}", file=sys.stderr)
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            print(error, file=sys.stderr)
             return 1
         finally:
             for path in reversed(self._mounted):
@@ -108,32 +110,28 @@ class Build:
         if not base.exists():
             subprocess.run(["debootstrap", "--variant=minbase", "bookworm", base], check=True)
         stages: dict[str, Stage] = {}
-        needed = self._needed(self._arguments.target)
-        name = ""
-        for instruction, rest in read_instructions(self._arguments.dockerfile):
-            if instruction == "FROM":
-                parent, _, name = rest.partition(" AS ")
-                origin = stages.get(parent) or Stage((base,))
+        instructions = read_instructions(self._arguments.dockerfile)
+        needed = needed_stages(instructions, self._arguments.target)
+        steps = 0
+        for instruction in instructions:
+            name, rest = instruction.stage, instruction.rest
+            if name not in needed:
+                continue
+            if instruction.name == "FROM":
+                origin = stages.get(instruction.parent() or "") or Stage((base,))
                 stages[name] = replace(origin, layers=(self._new("layer"), *origin.layers))
-            if name in needed:
-                print(f"[{name}] {instruction} {rest[:150]}", flush=True)
-                stages[name] = self._do(stages[name], stages, instruction, rest)
-        return stages[self._arguments.target or name]
+            print(f"[{name}] {instruction.name} {rest[:150]}", flush=True)
+            stages[name] = self._do(stages[name], stages, instruction.name, rest)
+            steps += instruction.name == "RUN"
+        target = self._arguments.target or instructions[-1].stage
+        print(f"{target}: ran {steps} RUN steps; {self._megabytes(stages[target])} MB", flush=True)
+        return stages[target]
 
-    def _needed(self, target: str | None) -> set[str]:
-        """The stages that a target is made of."""
-        parents: dict[str, set[str]] = {}
-        name = ""
-        for instruction, rest in read_instructions(self._arguments.dockerfile):
-            if instruction == "FROM":
-                parent, _, name = rest.partition(" AS ")
-                parents[name] = {parent}
-            elif found := re.match(r"--from=(\S+)", rest):
-                parents[name].add(found[1])
-        needed = {target or name}
-        while more := {p for n in needed for p in parents.get(n, set()) if p in parents} - needed:
-            needed |= more
-        return needed
+    def _megabytes(self, stage: Stage) -> int:
+        """What the files of an image take on a disk."""
+        words = ["du", "--summarize", "--one-file-system", "--block-size=1MB"]
+        done = subprocess.run([*words, self._inside(stage)], check=True, stdout=subprocess.PIPE)
+        return int(done.stdout.split()[0])
 
     def _do(self, stage: Stage, stages: dict[str, Stage], instruction: str, rest: str) -> Stage:
         if instruction == "ENV":
@@ -172,6 +170,8 @@ class Build:
         inside = self._inside(stage)
         place = inside / str(Path(stage.workdir, target)).lstrip("/")
         for file in files:
+            if source == ROOT and not is_sent(file, ignored_patterns(self._arguments.dockerfile)):
+                raise FileNotFoundError(f"COPY {file}: expected a file that .dockerignore sends")
             path = source / file.lstrip("/")
             to = place / path.name if target.endswith("/") else place
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -268,14 +268,6 @@ class Build:
     def _expand(stage: Stage, value: str) -> str:
         known = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **stage.environment}
         return re.sub(r"\$(\w+)", lambda found: known.get(found[1], ""), value)
-
-
-def read_instructions(path: Path) -> list[tuple[str, str]]:
-    """(instruction, what follows) of a Dockerfile, comments left out, lines joined."""
-    lines = [line for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
-    text = re.sub(r"\\\n", " ", "\n".join(lines))
-    found = (line.strip().partition(" ") for line in text.splitlines() if line.strip())
-    return [(name.upper(), " ".join(rest.split())) for name, _, rest in found]
 
 
 if __name__ == "__main__":
