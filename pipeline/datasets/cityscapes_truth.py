@@ -11,6 +11,7 @@ from bpr._extras import needs_extra
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.datasets.instance_maps import distinct
 from bpr.pipeline.datasets.png_files import PngFiles
+from bpr.pipeline.datasets.precision_rules import CITYSCAPES
 from bpr.pipeline.formats.images import read_instance_map
 from bpr.pipeline.instance import Mask
 
@@ -33,6 +34,7 @@ class CityscapesTruth(PngFiles):
 
     kind = "Cityscapes gtFine"
     boundary_ratio = 0.005
+    rules = CITYSCAPES
 
     def __init__(self, folder: Path) -> None:
         files = sorted(folder.rglob(PATTERN))

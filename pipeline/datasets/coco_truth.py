@@ -11,6 +11,7 @@ import numpy as np
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
 from bpr.pipeline.datasets.lvis_categories import with_coco_categories
+from bpr.pipeline.datasets.precision_rules import COCO, LVIS, PrecisionRules
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.coco import ImageId, load_json
 from bpr.pipeline.instance import Size
@@ -79,6 +80,11 @@ class CocoTruth:
     def kind(self) -> str:
         """COCO or LVIS."""
         return "LVIS json" if self.is_lvis else "COCO json"
+
+    @property
+    def rules(self) -> PrecisionRules:
+        """COCO's or LVIS's."""
+        return LVIS if self.is_lvis else COCO
 
     def keys(self) -> Sequence[str]:
         """Stems of the images' file names."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from bpr.pipeline.datasets.precision_rules import PrecisionRules
 from bpr.pipeline.formats.cityscapes import IMAGE_SUFFIX
 from bpr.pipeline.formats.coco import ImageId
 from bpr.pipeline.instance import BoolArray, Float64Array, Mask, Size
@@ -51,7 +52,7 @@ class GroundTruth(Protocol):
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
+        """Name of the format, for reports."""
 
     @property
     def categories(self) -> Mapping[int, str] | None:
@@ -60,6 +61,10 @@ class GroundTruth(Protocol):
     @property
     def boundary_ratio(self) -> float:
         """Share of the diagonal that its users take as the width of a boundary region."""
+
+    @property
+    def rules(self) -> PrecisionRules:
+        """By whose rules its users measure average precision."""
 
     def keys(self) -> Sequence[str]:
         """Names of the images, unique and in order, as `image_key` gives them."""

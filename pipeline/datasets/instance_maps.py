@@ -9,6 +9,7 @@ import numpy as np
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.datasets.png_files import PngFiles
+from bpr.pipeline.datasets.precision_rules import COCO
 from bpr.pipeline.formats.images import IGNORE, InstanceMap, read_instance_map
 from bpr.pipeline.instance import Mask
 
@@ -28,6 +29,7 @@ class InstanceMaps(PngFiles):
     kind = "instance maps"
     categories: Mapping[int, str] | None = None
     boundary_ratio = 0.02
+    rules = COCO
 
     def __init__(self, path: Path) -> None:
         files = sorted(path.rglob("*.png")) if path.is_dir() else [path]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bpr.pipeline.datasets.cityscapes_truth import CityscapesTruth
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, GroundTruth
+from bpr.pipeline.datasets.precision_rules import (
+    CITYSCAPES,
+    LVIS,
+    ONE_CATEGORY,
+    PrecisionRules,
+)
 from bpr.pipeline.evaluation.cityscapes_ap import CityscapesAp, CityscapesResult
 from bpr.pipeline.evaluation.coco_ap import (
     CocoRecords,
@@ -61,21 +66,18 @@ class CocoTruths(Truths):
 
 
 class AveragePrecisions:
-    """Collects one run; which measures it has depends on the ground truth.
-
-    Cityscapes: AP, AP50 and boundary AP by Cityscapes' rules. LVIS: AP and boundary AP by
-    LVIS's rules. COCO, and everything where labels do not count: COCO's rules.
-    """
+    """Collects one run, and measures it by the rules of the ground truth."""
 
     def __init__(self, truth: GroundTruth, class_agnostic: bool, boundary_ratio: float) -> None:
-        self._truth, self._ratio = truth, boundary_ratio
-        self._agnostic = class_agnostic
+        self._rules = rules_of(truth, class_agnostic)
+        self._ratio = boundary_ratio
         self._records = CocoRecords(class_agnostic)
         self._cityscapes: tuple[CityscapesAp, CityscapesAp] | None = None
-        if isinstance(truth, CityscapesTruth) and not class_agnostic:
+        if self._rules == CITYSCAPES:
+            categories = truth.categories or {}
             self._cityscapes = (
-                CityscapesAp(truth.categories),
-                CityscapesAp(truth.categories, boundary_ratio),
+                CityscapesAp(categories),
+                CityscapesAp(categories, boundary_ratio),
             )
 
     @staticmethod
@@ -83,7 +85,7 @@ class AveragePrecisions:
         """An empty collection of the ground truth."""
         categories = None if matching.class_agnostic else truth.categories
         if not isinstance(truth, CocoTruth):
-            by_cityscapes = isinstance(truth, CityscapesTruth) and categories is not None
+            by_cityscapes = rules_of(truth, matching.class_agnostic) == CITYSCAPES
             return Truths(TruthRecords(categories), {}, is_needed=not by_cityscapes)
         ids = [image["id"] for image in truth.content["images"]]
         # ids stay what they are, because ties of scores go by their order; text is numbered
@@ -117,15 +119,21 @@ class AveragePrecisions:
         dataset = truths.records.dataset(truths.ids)
         records = self._records.records
         names = {item["id"]: str(item.get("name", item["id"])) for item in dataset["categories"]}
-        if isinstance(self._truth, CocoTruth) and self._truth.is_lvis and not self._agnostic:
+        if self._rules == LVIS:
             return _coco_averages(
                 lvis_ap(dataset, records, None), lvis_ap(dataset, records, self._ratio), names
             )
+        agnostic = self._rules == ONE_CATEGORY
         return _coco_averages(
-            coco_ap(dataset, records, self._agnostic),
-            boundary_ap(dataset, records, self._ratio, self._agnostic),
+            coco_ap(dataset, records, agnostic),
+            boundary_ap(dataset, records, self._ratio, agnostic),
             names,
         )
+
+
+def rules_of(truth: GroundTruth, class_agnostic: bool) -> PrecisionRules:
+    """By whose rules predictions are measured against a ground truth."""
+    return ONE_CATEGORY if class_agnostic else truth.rules
 
 
 def _cityscapes_averages(masks: CityscapesResult, boundaries: CityscapesResult) -> Averages:

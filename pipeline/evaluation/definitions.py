@@ -5,28 +5,6 @@ from __future__ import annotations
 from bpr.pipeline.evaluation.result import Evaluation
 from bpr.pipeline.evaluation.scores import MEDIUM, SMALL
 
-_PRECISIONS = {
-    "Cityscapes gtFine": (
-        "AP, AP50: cityscapesscripts' own evaluator (evaluateMatches), mean over the IoU "
-        "thresholds 0.50 to 0.95 and at 0.50, then over the categories that have objects. "
-        "Objects under 100 pixels, groups and void pixels are not counted.",
-        "The same evaluator and rules, with the smaller of mask IoU and Boundary IoU in the place "
-        "of IoU (Cheng et al., CVPR 2021; boundary-iou-api).",
-    ),
-    "LVIS json": (
-        "AP family by the rules of LVIS (faster-coco-eval, lvis_style): up to 300 instances an "
-        "image; a category counts in the images where it was looked for. With COCO categories this "
-        "is AP* of RefineMask.",
-        "The same with the smaller of mask IoU and Boundary IoU (Cheng et al., CVPR 2021).",
-    ),
-    "COCO json": (
-        "AP family: pycocotools (COCOeval, segm), 100 instances an image, sizes by the "
-        "annotations' area.",
-        "faster-coco-eval, iouType boundary: the smaller of mask IoU and Boundary IoU in the place "
-        "of IoU (Cheng et al., CVPR 2021).",
-    ),
-}
-
 
 def definitions(evaluation: Evaluation) -> dict[str, str]:
     """Definitions by name, for the settings of this evaluation."""
@@ -35,11 +13,6 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
     labels = (
         "of any label (labels are not compared here)" if matching.class_agnostic else "of its label"
     )
-    masks, boundaries = _PRECISIONS.get(evaluation.kind, _PRECISIONS["COCO json"])
-    if matching.class_agnostic:
-        masks, boundaries = (
-            "All categories count as one: " + text for text in _PRECISIONS["COCO json"]
-        )
     patches = settings.patches
     size = "following the object" if patches.patch_size is None else f"{patches.patch_size} px"
     return {
@@ -71,8 +44,9 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
         "ceiling": "The instances before refinement with the ground truth inside their boundary "
         f"patches ({size}, NMS IoU {patches.nms_iou:g}): what a perfect network would reach. The "
         "share of the possible is (after - before) / (ceiling - before).",
-        "average precision": masks,
-        "boundary AP": f"d = {100 * settings.boundary_ratio:g} % of the diagonal. " + boundaries,
+        "average precision": evaluation.rules.masks,
+        "boundary AP": f"d = {100 * settings.boundary_ratio:g} % of the diagonal. "
+        + evaluation.rules.boundaries,
         "seconds per instance": "Time in the method by the number of instances, without reading "
         "files; one image at a time.",
     }

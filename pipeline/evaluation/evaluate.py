@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage
 from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.evaluation.average_precision import rules_of
 from bpr.pipeline.evaluation.collect import Collected, ComparedImage
 from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.result import Evaluation, FailedImage
@@ -60,6 +61,7 @@ def evaluate(
     return Evaluation(
         settings,
         inputs.truth.kind,
+        rules_of(inputs.truth, settings.matching.class_agnostic),
         None if settings.matching.class_agnostic else inputs.truth.categories,
         tuple(collected.images),
         tuple(collected.objects),

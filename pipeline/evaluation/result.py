@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bpr.pipeline.datasets.precision_rules import PrecisionRules
 from bpr.pipeline.evaluation.average_precision import Averages
 from bpr.pipeline.evaluation.comparison import ScoreTable
 from bpr.pipeline.evaluation.inputs import EvaluationSettings
@@ -67,6 +68,7 @@ class Evaluation:
 
     settings: EvaluationSettings
     kind: str  # of ground truth
+    rules: PrecisionRules  # by which average precision was measured
     categories: Mapping[int, str] | None
     images: tuple[str, ...]  # that were scored
     objects: tuple[ObjectInfo, ...]
