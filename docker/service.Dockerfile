@@ -37,27 +37,25 @@ COPY scripts scripts
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv build --wheel --out-dir /wheel
 
-# PyTorch's CPU builds come from its own index, so hashes are of no use; versions are the same
+# Without PyTorch: OpenVINO reads the shipped weights
 FROM builder AS cpu-packages
-ARG UV_TORCH_BACKEND=cpu
-COPY requirements/serve.txt requirements/
-RUN --mount=type=cache,target=/root/.cache/uv \
-    sed '/^ /d; s/ *\\$//' requirements/serve.txt > versions.txt \
-    && uv pip install --compile-bytecode --requirement versions.txt
-COPY --from=wheel /wheel /wheel
-RUN uv pip install --compile-bytecode --no-deps /wheel/*.whl
-
-FROM builder AS cuda-packages
 COPY requirements/serve.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --compile-bytecode --require-hashes --requirement requirements/serve.txt
 COPY --from=wheel /wheel /wheel
 RUN uv pip install --compile-bytecode --no-deps /wheel/*.whl
 
+FROM builder AS cuda-packages
+COPY requirements/serve-cuda.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --compile-bytecode --require-hashes --requirement requirements/serve-cuda.txt
+COPY --from=wheel /wheel /wheel
+RUN uv pip install --compile-bytecode --no-deps /wheel/*.whl
+
 FROM base AS service
 ENV BPR_HOST=0.0.0.0 \
     BPR_PORT=8000 \
-    XDG_CACHE_HOME=/opt/cache
+    XDG_CACHE_HOME=/tmp/cache
 EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"BPR_PORT\"]}/readyz', timeout=4)"]
@@ -75,6 +73,4 @@ USER 10001:10001
 
 FROM service AS cpu
 COPY --from=cpu-packages /opt/venv /opt/venv
-# converted once, here: the root may be read-only, and a start takes a second
-RUN python -c "from bpr.refiner.predictor import load_predictor; load_predictor(device='cpu', backend='openvino')"
 USER 10001:10001

@@ -68,7 +68,7 @@ class TestDockerfiles:
             stages = needed_stages(instructions, step.stage)
             there = {n for line in instructions if line.stage in stages for n in line.copied()}
             if step.name == "RUN":
-                assert set(re.findall(r"requirements/\w+\.txt", step.rest)) <= there
+                assert set(re.findall(r"requirements/[\w-]+\.txt", step.rest)) <= there
 
 
 def test_every_stage_belongs_to_an_image_that_is_built():
@@ -77,6 +77,16 @@ def test_every_stage_belongs_to_an_image_that_is_built():
         built = [target for target, path in IMAGES.items() if path == dockerfile]
         needed = {stage for target in built for stage in needed_stages(instructions, target)}
         assert needed == {line.stage for line in instructions}
+
+
+def test_the_image_for_a_cpu_has_no_pytorch():
+    instructions = read_instructions(SERVICE)
+    stages = needed_stages(instructions, "cpu")
+    pins = {name for line in instructions if line.stage in stages for name in line.copied()}
+    pins = {name for name in pins if name.startswith("requirements/")}
+    assert pins == {"requirements/uv.txt", "requirements/serve.txt"}
+    for name in pins:
+        assert not re.search(r"^(torch|timm|nvidia)", (ROOT / name).read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
