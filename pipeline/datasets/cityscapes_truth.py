@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bpr._extras import needs_extra
-from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, ignored_pixels
 from bpr.pipeline.datasets.instance_maps import distinct
 from bpr.pipeline.datasets.png_files import PngFiles
 from bpr.pipeline.datasets.precision_rules import CITYSCAPES
@@ -67,5 +67,5 @@ class CityscapesTruth(PngFiles):
             raise ValueError(f"{path}: expected Cityscapes ids of 16 bits, got {values.max()}")
         is_void = np.zeros(2**16, np.bool_)
         is_void[self._void] = True
-        ignore = is_void[values]
+        ignore = ignored_pixels(is_void[values])
         return AnnotatedImage(values.shape[:2], tuple(annotations), ignore)

@@ -35,16 +35,17 @@ class AnnotatedImage:
 
     size: Size
     annotations: tuple[Annotation, ...]
-    ignore: BoolArray | None = None  # (H, W), True where nothing is scored
-
-    def __post_init__(self) -> None:
-        if self.ignore is not None and not self.ignore.any():
-            object.__setattr__(self, "ignore", None)  # every metric is faster without
+    ignore: BoolArray | None = None  # (H, W), True where nothing is scored; see `ignored_pixels`
 
     @property
     def objects(self) -> tuple[Annotation, ...]:
         """The annotations that are one object each."""
         return tuple(item for item in self.annotations if not item.is_crowd)
+
+
+def ignored_pixels(ignore: BoolArray) -> BoolArray | None:
+    """The pixels where nothing is scored; None if there are none: metrics are faster without."""
+    return ignore if ignore.any() else None
 
 
 class GroundTruth(Protocol):

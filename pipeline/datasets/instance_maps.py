@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, ignored_pixels
 from bpr.pipeline.datasets.png_files import PngFiles
 from bpr.pipeline.datasets.precision_rules import COCO
 from bpr.pipeline.formats.images import IGNORE, InstanceMap, read_instance_map
@@ -41,7 +41,7 @@ class InstanceMaps(PngFiles):
         """One annotation per value, in order of the values."""
         path = self._files[key]
         values = read_instance_map(path)
-        ignored = values == IGNORE if values.dtype == np.uint8 else np.zeros(values.shape, np.bool_)
+        ignored = ignored_pixels(values == IGNORE) if values.dtype == np.uint8 else None
         annotations = [
             Annotation(mask, 0, value)
             for value, mask in split_instances(values)
