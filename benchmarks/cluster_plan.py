@@ -28,7 +28,7 @@ class Image:
     write_mb: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hardware:
     """What there is."""
 
@@ -40,7 +40,7 @@ class Hardware:
     start_s: float = 20.0  # Ray's workers, once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """How long each part is busy, in seconds."""
 

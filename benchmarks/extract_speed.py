@@ -152,7 +152,7 @@ def compare(root: Path, repeats: int) -> None:
 
     def ours_whole() -> int:
         with tempfile.TemporaryDirectory() as out:
-            settings = ExtractionSettings(PATCHES, min_iou=None)
+            settings = ExtractionSettings(patches=PATCHES, min_iou=None)
             return extract(Extraction(open_source(root), settings, Path(out))).patches
 
     def theirs_whole() -> int:
@@ -187,7 +187,7 @@ def scale(root: Path, workers: Iterable[int], repeats: int) -> None:
     from bpr.pipeline.distributed import open_cluster
 
     source = open_source(root)
-    settings = replace(ExtractionSettings(PATCHES, min_iou=None), images_per_shard=2)
+    settings = replace(ExtractionSettings(patches=PATCHES, min_iou=None), images_per_shard=2)
     print(f"{'workers':>8}{'images/s':>10}{'ratio':>8}{'MB written an image':>21}")
     first = None
     for count in workers:
@@ -221,7 +221,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name, count in (("few", arguments.images), ("many", arguments.scaling_images)):
-            write_workload(root / name, WorkloadSettings(count))
+            write_workload(root / name, WorkloadSettings(num_images=count))
             write_coco(root / name)
         compare(root / "few", arguments.repeats)
         if arguments.workers:

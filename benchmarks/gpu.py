@@ -120,7 +120,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        num_instances = write_workload(work, WorkloadSettings(arguments.images))
+        num_instances = write_workload(work, WorkloadSettings(num_images=arguments.images))
         started = time.perf_counter()
         plans = _plans(work, PatchSettings(model.config.patch_size, nms_iou=arguments.nms_iou))
         reading = time.perf_counter() - started

@@ -18,7 +18,7 @@ from benchmarks.workload import WorkloadSettings, write_workload
 def peak_memory(folder: Path, num_images: int, options: list[str]) -> float:
     """Refine a workload in a process of its own; returns its peak resident memory in MB."""
     work = folder / str(num_images)
-    instances = write_workload(work, WorkloadSettings(num_images))
+    instances = write_workload(work, WorkloadSettings(num_images=num_images))
     command = [
         *(sys.executable, "-m", "bpr", "refine", str(work / "predictions")),
         *("--images", str(work / "images"), "--out", str(work / "refined"), *options),

@@ -40,7 +40,7 @@ RADIUS_SHARES = (0.02, 0.03, 0.04, 0.06)
 EPS = 1e-4  # of colours in 0..1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pair:
     """A predicted mask and the truth about it."""
 
@@ -63,7 +63,9 @@ def read_pairs(predictions: Path, truth: Path) -> Iterator[Pair]:
             if number is None:
                 raise ValueError(f"{path}: expected masks named {stem}_<k>_..., got {name}")
             gt = Mask.from_array(instance_map == int(number[1]))
-            yield Pair(name, image, instance.mask, gt, instance_map == IGNORE)
+            yield Pair(
+                name=name, image=image, mask=instance.mask, gt=gt, ignore=instance_map == IGNORE
+            )
 
 
 def scores(pair: Pair) -> tuple[float, ...]:

@@ -39,7 +39,12 @@ def main() -> None:
         for width, height in SIZES:
             work = Path(folder) / str(width)
             long_side = (height // 12, height // 6)
-            write_workload(work, WorkloadSettings(2, width, height, (1, 3), long_side))
+            write_workload(
+                work,
+                WorkloadSettings(
+                    num_images=2, width=width, height=height, instances=(1, 3), long_side=long_side
+                ),
+            )
             paths = cityscapes.find_prediction_files(work / "predictions")
             uploads += [parts_of(work, path) for path in paths]
         with service() as (url, pid), httpx.Client(timeout=600) as client:

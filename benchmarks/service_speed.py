@@ -91,7 +91,7 @@ def call_library(work: Path, path: Path, predictor: LoadedPredictor) -> int:
 def measure_latency(folder: Path, repeats: int) -> None:
     """Print the medians of library calls and of single requests with the same files."""
     work = folder / "latency"
-    write_workload(work, WorkloadSettings(1, instances=(20, 20)))
+    write_workload(work, WorkloadSettings(num_images=1, instances=(20, 20)))
     (path,) = cityscapes.find_prediction_files(work / "predictions")
     parsed = cityscapes.parse_prediction_file(path, path.parent)
     image = work / "images" / f"{cityscapes.image_stem(path)}.png"
@@ -122,7 +122,7 @@ def measure_latency(folder: Path, repeats: int) -> None:
 def measure_throughput(folder: Path, num_images: int) -> None:
     """Print images per second of `bpr refine` and of 8 clients on the same folder."""
     work = folder / "throughput"
-    instances = write_workload(work, WorkloadSettings(num_images))
+    instances = write_workload(work, WorkloadSettings(num_images=num_images))
     paths = cityscapes.find_prediction_files(work / "predictions")
     requests = [parts_of(work, path) for path in paths]
     with service() as (url, _):

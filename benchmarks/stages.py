@@ -249,7 +249,7 @@ def open_data(arguments: argparse.Namespace, work: Path) -> Data:
     """What `add_data_options` names; a workload of our own is written below `work`."""
     if arguments.predictions is not None:
         return Data(arguments.predictions, arguments.photographs)
-    write_workload(work / "data", WorkloadSettings(arguments.images))
+    write_workload(work / "data", WorkloadSettings(num_images=arguments.images))
     return Data(work / "data/predictions", work / "data/images")
 
 

@@ -20,7 +20,7 @@ LABELS = {24: "person", 26: "car", 33: "bicycle"}
 DISTINCT_SCENES = 8  # more images are links to these: a folder of 400 takes the disk of 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkloadSettings:
     """Size of the workload."""
 
@@ -112,4 +112,4 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=8)
     arguments = parser.parse_args()
-    print(write_workload(arguments.out, WorkloadSettings(arguments.images)), "instances")
+    print(write_workload(arguments.out, WorkloadSettings(num_images=arguments.images)), "instances")

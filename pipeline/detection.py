@@ -19,7 +19,7 @@ from bpr.pipeline.instance import Instance, Mask, Prediction, UInt8Array
 _MAX_SCALE = 4096  # of a shorter side; a network needs some kB for each pixel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DetectionSettings:
     """What a detector gives out; None keeps what its preset says."""
 

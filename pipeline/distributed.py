@@ -214,7 +214,7 @@ class RefiningCluster:
             raise
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Step:
     """A step of an image that is being done."""
 
@@ -250,7 +250,7 @@ class _Refinement:
         """Have an image read."""
         known = self._journal.read(key) if key in self._journal else None
         done, planned = _read_task.remote(self._job.part(key), key, known, self._settings)
-        self._steps[done] = _Step("read", key, planned)
+        self._steps[done] = _Step(kind="read", key=key, planned=planned)
 
     def go_on(self) -> None:
         """Wait until some step is done and begin the next one of its image."""
@@ -271,7 +271,7 @@ class _Refinement:
             self._ready.append(replace(step, image=result))
         else:
             written = _write_task.remote(self._job.part(step.key), step.image, step.answer)
-            self._steps[written] = _Step("write", step.key)
+            self._steps[written] = _Step(kind="write", key=step.key)
 
     def call_off(self) -> None:
         """End what is on its way."""

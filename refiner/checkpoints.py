@@ -52,7 +52,7 @@ class LoadedModel:
     name: str  # of the shipped weights, or the file's name without its ending
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImportReport:
     """What `convert_weights` did."""
 
@@ -150,7 +150,13 @@ def convert_weights(source: Path, out: Path) -> ImportReport:
     """
     network, config, num_tensors = _import_mmseg(Path(source))
     save_model(out, network, config, half=False)
-    return ImportReport(Path(source), Path(out), config.architecture, num_tensors, config)
+    return ImportReport(
+        source=Path(source),
+        out=Path(out),
+        architecture=config.architecture,
+        num_tensors=num_tensors,
+        config=config,
+    )
 
 
 def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:

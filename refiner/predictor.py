@@ -25,7 +25,7 @@ BACKENDS = ("auto", "torch", "torch-bf16", "openvino", "openvino-bf16")
 """What can run a network, in float32 where the name says nothing else."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedPredictor:
     """A predictor together with the weights it runs."""
 
@@ -83,11 +83,11 @@ def load_predictor(
         bfloat16=backend == "openvino-bf16",
     )
     return LoadedPredictor(
-        predict,
-        converted.config,
-        converted.sha256,
-        converted.name,
-        backend,
+        predict=predict,
+        config=converted.config,
+        weights_sha256=converted.sha256,
+        name=converted.name,
+        backend=backend,
         batch_size=max(predict.busy_at, MIN_BATCH_SIZE),
     )
 
@@ -98,14 +98,23 @@ def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> 
     from bpr.refiner.torch_predictor import TorchPredictor
 
     model = load_model(weights)
-    about = (model.config, model.sha256, model.name, backend)
     size = model.config.input_size
+    on_device = None
+    predict: TorchPredictor | DeviceNetwork
     if device == "cpu" and backend == "torch":
-        return LoadedPredictor(TorchPredictor(model.network, size), *about)
-    network = DeviceNetwork(model.network, size, device, bfloat16=backend == "torch-bf16")
-    # crops on the device round differently by one grey level
-    on_device = network if device == "cuda" and not exact else None
-    return LoadedPredictor(network, *about, on_device)
+        predict = TorchPredictor(model.network, size)
+    else:
+        predict = DeviceNetwork(model.network, size, device, bfloat16=backend == "torch-bf16")
+        # crops on the device round differently by one grey level
+        on_device = predict if device == "cuda" and not exact else None
+    return LoadedPredictor(
+        predict=predict,
+        config=model.config,
+        weights_sha256=model.sha256,
+        name=model.name,
+        backend=backend,
+        on_device=on_device,
+    )
 
 
 def _choose_device(device: str) -> str:

@@ -95,11 +95,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Detect; 1 where some images failed."""
     settings = DetectionSettings(
-        arguments.score,
-        arguments.nms_iou,
-        arguments.detections,
-        arguments.flip,
-        tuple(arguments.scales),
+        score=arguments.score,
+        nms_iou=arguments.nms_iou,
+        detections=arguments.detections,
+        flip=arguments.flip,
+        scales=tuple(arguments.scales),
     )
     detector = InstanceDetector(arguments.weights, arguments.device, settings)
     job = _job(arguments, detector.categories)

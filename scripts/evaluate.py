@@ -137,7 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments, truth, prediction)
     methods, about_methods = _methods(arguments)
     images = ImageIndex(arguments.images) if arguments.images else None
-    inputs = EvaluationInputs(truth, prediction, before, methods, images)
+    inputs = EvaluationInputs(
+        truth=truth, prediction=prediction, before=before, methods=methods, images=images
+    )
     with ProgressLine("images", len(truth.keys())) as line:
         evaluation = evaluate(
             inputs,
@@ -186,12 +188,12 @@ def _settings(
     agnostic = arguments.class_agnostic or truth.categories is None or not prediction.has_labels
     ratio = truth.boundary_ratio if arguments.boundary_ratio is None else arguments.boundary_ratio
     return EvaluationSettings(
-        MatchSettings(arguments.positive_iou, agnostic),
-        ratio,
-        arguments.threshold,
-        patch_settings(arguments, PatchSettings().patch_size, PatchSettings().padding),
-        arguments.pictures,
-        not arguments.no_average_precision,
+        matching=MatchSettings(arguments.positive_iou, agnostic),
+        boundary_ratio=ratio,
+        threshold=arguments.threshold,
+        patches=patch_settings(arguments, PatchSettings().patch_size, PatchSettings().padding),
+        num_pictures=arguments.pictures,
+        average_precision=not arguments.no_average_precision,
     )
 
 

@@ -126,12 +126,12 @@ def run(arguments: argparse.Namespace) -> int:
     if min_iou == "auto":
         min_iou = TRAIN_MIN_IOU if arguments.split == "train" else None
     settings = ExtractionSettings(
-        patch_settings(arguments, REFERENCE_PATCH_SIZE, 0, arguments.compat),
-        arguments.split,
-        arguments.layout,
-        min_iou,
-        arguments.images_per_shard,
-        arguments.seed,
+        patches=patch_settings(arguments, REFERENCE_PATCH_SIZE, 0, arguments.compat),
+        split=arguments.split,
+        layout=arguments.layout,
+        min_iou=min_iou,
+        images_per_shard=arguments.images_per_shard,
+        seed=arguments.seed,
     )
     source = _source(arguments)
     inputs = {

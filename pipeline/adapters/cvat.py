@@ -22,7 +22,7 @@ Shape = Mapping[str, Any]
 """A shape as CVAT's API has it in json: id, type, frame, points, label_id ..."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RefinedFrame:
     """What has become of the shapes of a frame."""
 
@@ -70,7 +70,7 @@ def refine_frames(
             size = (image.shape[0], image.shape[1])
             coarse = [_read(shape, size) for shape in shapes]
         except ValueError as error:
-            yield RefinedFrame(frame, num_shapes=len(shapes), reason=str(error))
+            yield RefinedFrame(frame=frame, num_shapes=len(shapes), reason=str(error))
             continue
         prediction = Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in coarse))
         refined = refine(
@@ -82,7 +82,9 @@ def refine_frames(
             if difference and not instance.mask.is_empty:
                 changed.append({**shape, **_write(shape, instance.mask, polygon_tolerance)})
                 pixels += difference
-        yield RefinedFrame(frame, tuple(changed), len(shapes), pixels)
+        yield RefinedFrame(
+            frame=frame, changed=tuple(changed), num_shapes=len(shapes), changed_pixels=pixels
+        )
 
 
 def fetch_annotations(entity: Any) -> bytes:

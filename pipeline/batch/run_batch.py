@@ -40,7 +40,7 @@ Work = Callable[[AnyJournal, Tell], None]
 """Does all images but those that the journal knows and that are still there; see `RefineEngine`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BatchProgress:
     """How far a run is."""
 
@@ -179,7 +179,7 @@ class _Counts:
     def __init__(
         self, total: int, tally: Counted, on_progress: Callable[[BatchProgress], None]
     ) -> None:
-        self.progress = BatchProgress(total, counted=dict.fromkeys(tally.counted, 0))
+        self.progress = BatchProgress(total=total, counted=dict.fromkeys(tally.counted, 0))
         self._tell = on_progress
 
     def skip(self) -> None:

@@ -62,7 +62,9 @@ class CityscapesTruth(PngFiles):
                 raise ValueError(f"{path}: expected Cityscapes ids, got the value {value}")
             if label in self.categories:
                 mask = Mask.from_array(values == value)
-                annotations.append(Annotation(mask, label, value, value < _FIRST_INSTANCE))
+                annotations.append(
+                    Annotation(mask=mask, label=label, id=value, is_crowd=value < _FIRST_INSTANCE)
+                )
         if values.dtype == np.int64:
             raise ValueError(f"{path}: expected Cityscapes ids of 16 bits, got {values.max()}")
         is_void = np.zeros(2**16, np.bool_)

@@ -137,7 +137,9 @@ class CocoTruth:
             number = item["id"] if isinstance(item.get("id"), int) else index
             outlined = segmentation if isinstance(segmentation, list) else []
             polygons = tuple(np.array(part, np.float64) for part in outlined)
-            annotations.append(Annotation(mask, label, number, crowd, polygons))
+            annotations.append(
+                Annotation(mask=mask, label=label, id=number, is_crowd=crowd, polygons=polygons)
+            )
         return AnnotatedImage(size, tuple(annotations))
 
 

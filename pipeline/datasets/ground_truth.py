@@ -16,7 +16,7 @@ from bpr.pipeline.instance import BoolArray, Float64Array, Mask, Size
 _ENDINGS = ("_gtFine_instanceIds", IMAGE_SUFFIX)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Annotation:
     """One object, as a person outlined it."""
 

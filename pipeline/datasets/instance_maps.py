@@ -43,7 +43,7 @@ class InstanceMaps(PngFiles):
         values = read_instance_map(path)
         ignored = ignored_pixels(values == IGNORE) if values.dtype == np.uint8 else None
         annotations = [
-            Annotation(mask, 0, value)
+            Annotation(mask=mask, label=0, id=value)
             for value, mask in split_instances(values)
             if not (value == IGNORE and values.dtype == np.uint8)
         ]

@@ -21,7 +21,7 @@ Polygon = Sequence[tuple[float, float]]
 """(x, y) in pixels; the pixel (x, y) is the unit square around that point."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DemoScene:
     """One photograph, its objects as a hurried hand drew them, and as they really are."""
 

@@ -21,7 +21,7 @@ from bpr.pipeline.instance import Instance, Prediction, UInt8Array
 from bpr.pipeline.metrics import mask_iou
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ComparedImage:
     """An image on its way, or why it is not."""
 
@@ -33,7 +33,7 @@ class ComparedImage:
     reason: str = ""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Row:
     """One run while it is being collected."""
 
@@ -125,13 +125,15 @@ class Collected:
         """Finish a row."""
         row = self._rows[name]
         return RunResult(
-            name,
-            _table(row.scores),
-            _table(row.own_scores),
-            row.num_instances,
-            row.num_false,
-            row.seconds if name in self._inputs.methods else None,
-            row.precisions.averages(self._truth_records) if row.precisions is not None else None,
+            name=name,
+            scores=_table(row.scores),
+            own_scores=_table(row.own_scores),
+            num_instances=row.num_instances,
+            num_false=row.num_false,
+            seconds=row.seconds if name in self._inputs.methods else None,
+            averages=row.precisions.averages(self._truth_records)
+            if row.precisions is not None
+            else None,
         )
 
     def _refined(
@@ -171,13 +173,13 @@ class Collected:
                 continue
             change = new.boundary_iou - old.boundary_iou
             picture = Picture(
-                first + index,
-                key,
-                change,
-                a.instance.mask,
-                b.instance.mask,
-                a.annotation.mask,
-                truth.ignore,
+                object_index=first + index,
+                image=key,
+                change=change,
+                before=a.instance.mask,
+                after=b.instance.mask,
+                gt=a.annotation.mask,
+                ignore=truth.ignore,
             )
             if change > 0:
                 self.gains.offer(change, picture)

@@ -16,7 +16,7 @@ ScoreTable = npt.NDArray[np.float64]
 BOUNDARY_IOU = SCORE_NAMES.index("boundary_iou")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """How objects fared; the counts add up to all objects found before or after."""
 
@@ -44,9 +44,9 @@ def compare(before: ScoreTable, after: ScoreTable, threshold: float) -> Change:
     change = (after - before)[was & now, BOUNDARY_IOU]
     improved, worse = int((change > threshold).sum()), int((change < -threshold).sum())
     return Change(
-        improved,
-        len(change) - improved - worse,
-        worse,
+        improved=improved,
+        unchanged=len(change) - improved - worse,
+        worse=worse,
         gained=int((~was & now).sum()),
         lost=int((was & ~now).sum()),
     )

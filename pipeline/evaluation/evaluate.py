@@ -59,22 +59,22 @@ def evaluate(
         )
     collected.check_labels()
     return Evaluation(
-        settings,
-        inputs.truth.kind,
-        rules_of(inputs.truth, settings.matching.class_agnostic),
-        None if settings.matching.class_agnostic else inputs.truth.categories,
-        tuple(collected.images),
-        tuple(collected.objects),
-        collected.num_crowds,
-        collected.num_ignored_images,
-        tuple(collected.run_result(name) for name in inputs.runs()),
-        inputs.focus,
-        collected.unlike_images,
-        collected.gains.sorted(),
-        collected.losses.sorted(),
-        tuple(failures),
-        tuple(join.without_prediction),
-        tuple(join.without_truth),
+        settings=settings,
+        kind=inputs.truth.kind,
+        rules=rules_of(inputs.truth, settings.matching.class_agnostic),
+        categories=None if settings.matching.class_agnostic else inputs.truth.categories,
+        images=tuple(collected.images),
+        objects=tuple(collected.objects),
+        num_crowds=collected.num_crowds,
+        num_ignored_images=collected.num_ignored_images,
+        runs=tuple(collected.run_result(name) for name in inputs.runs()),
+        focus=inputs.focus,
+        unlike_images=collected.unlike_images,
+        gains=collected.gains.sorted(),
+        losses=collected.losses.sorted(),
+        failures=tuple(failures),
+        without_prediction=tuple(join.without_prediction),
+        without_truth=tuple(join.without_truth),
     )
 
 
@@ -128,8 +128,10 @@ def _reader(inputs: EvaluationInputs) -> Callable[[str], ComparedImage]:
             before = inputs.before.read(key, truth.size) if inputs.before else None
             image = _image(inputs, key, truth) if inputs.methods else None
         except ValueError as error:
-            return ComparedImage(key, reason=str(error))
-        return ComparedImage(key, truth, prediction, before, image)
+            return ComparedImage(key=key, reason=str(error))
+        return ComparedImage(
+            key=key, truth=truth, prediction=prediction, before=before, image=image
+        )
 
     return read
 

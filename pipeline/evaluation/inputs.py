@@ -16,7 +16,7 @@ BEFORE, AFTER, PREDICTION, CEILING = "before", "after", "prediction", "ceiling"
 """Names of the rows besides the methods."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
     """What is measured, and what counts as a change."""
 
@@ -36,7 +36,7 @@ class EvaluationSettings:
             raise ValueError(f"num_pictures: expected an int >= 0, got {self.num_pictures}")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EvaluationInputs:
     """What is compared with what."""
 

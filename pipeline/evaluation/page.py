@@ -27,7 +27,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """One picture of a strip."""
 
@@ -48,7 +48,7 @@ class StripView:
     panels: tuple[Panel, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bar:
     """One bar of the histogram, in the units of its drawing."""
 
@@ -180,7 +180,16 @@ def histogram_bars(histogram: Mapping[str, Sequence[float]], report: Json) -> li
             span = f"{points(high)} points or less"
         elif high == edges[-1]:
             span = f"{points(low)} points or more"
-        bars.append(Bar(x, 30 - height, width, height, kind, f"{count} objects: {span}"))
+        bars.append(
+            Bar(
+                x=x,
+                y=30 - height,
+                width=width,
+                height=height,
+                kind=kind,
+                words=f"{count} objects: {span}",
+            )
+        )
     return bars
 
 
@@ -228,7 +237,14 @@ def _view(evaluation: Evaluation, picture: Picture, image: UInt8Array | None) ->
         f"F at 1 px {percent(base[2])} → {percent(after[2])}; "
         f"{item.area} pixels; close-up at {place}",
         tuple(
-            Panel(title, kind, data_uri(panel), alt, panel.shape[1], panel.shape[0])
+            Panel(
+                title=title,
+                kind=kind,
+                uri=data_uri(panel),
+                alt=alt,
+                width=panel.shape[1],
+                height=panel.shape[0],
+            )
             for title, kind, panel, alt in parts
         ),
     )

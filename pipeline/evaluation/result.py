@@ -28,7 +28,7 @@ class ObjectInfo:
         return size_class(self.area)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RunResult:
     """One row of the report."""
 
@@ -41,7 +41,7 @@ class RunResult:
     averages: Averages | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Picture:
     """An object whose mask changed much, for drawing."""
 
@@ -62,7 +62,7 @@ class FailedImage:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
     """Everything that was found."""
 

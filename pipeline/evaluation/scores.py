@@ -15,7 +15,7 @@ SIZE_CLASSES = ("small", "medium", "large")
 TOLERANCES = (1, 2, 3)  # px
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """How well one mask fits, each in [0, 1]."""
 
@@ -49,13 +49,18 @@ def score(
         ignore: (H, W), True where nothing counts.
     """
     f = [boundary_f(mask, gt, tolerance, ignore) for tolerance in TOLERANCES]
-    return Scores(iou, boundary_iou(mask, gt, dilation_ratio, ignore), *f)
+    return _from_row([iou, boundary_iou(mask, gt, dilation_ratio, ignore), *f])
 
 
 def mean(scores: Iterable[Scores]) -> Scores | None:
     """The mean of each score over instances; None without instances."""
     rows = [astuple(item) for item in scores]
-    return Scores(*np.mean(rows, axis=0).tolist()) if rows else None
+    return _from_row(np.mean(rows, axis=0).tolist()) if rows else None
+
+
+def _from_row(row: Sequence[float]) -> Scores:
+    """The values in the order of `SCORE_NAMES`."""
+    return Scores(**dict(zip(SCORE_NAMES, row, strict=True)))
 
 
 def size_class(area: int) -> str:

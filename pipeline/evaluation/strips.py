@@ -21,7 +21,7 @@ _FRAME = (255, 255, 255)
 _MISSING: UInt8Array = np.full((1, 1, 3), 128, np.uint8)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Strip:
     """Panels of one object, RGB."""
 
@@ -54,7 +54,14 @@ def draw_strip(image: UInt8Array | None, picture: Picture) -> Strip:
         )
     }  # fmt: skip
     overview = _overview(image, around, box)
-    return Strip(overview, crop, panels["before"], panels["after"], panels["gt"], box)
+    return Strip(
+        overview=overview,
+        crop=crop,
+        before=panels["before"],
+        after=panels["after"],
+        gt=panels["gt"],
+        box=box,
+    )
 
 
 def closeup_box(picture: Picture) -> Box:

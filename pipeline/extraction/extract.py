@@ -29,7 +29,7 @@ ExtractEngine = Callable[[Iterable[Shard]], Iterator[ShardResult]]
 """Has shards done, in any order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExtractProgress:
     """How far an extraction is."""
 
@@ -114,7 +114,7 @@ def extract(
             FailedImage(key, "expected ground truth for its predictions, found none")
             for key in extraction.source.strays()
         )
-        progress = ExtractProgress(len(keys) + len(strays), failures=strays)
+        progress = ExtractProgress(total=len(keys) + len(strays), failures=strays)
         results: dict[int, ShardResult] = {}
         for result in engine(_shards(extraction, keys, _digest(setup))):
             results[result.shard] = result
@@ -216,16 +216,16 @@ def _shards(extraction: Extraction, keys: list[str], setup: str) -> Iterator[Sha
             else:
                 first_instances.append(0)
         yield Shard(
-            number,
-            start,
-            tuple(chosen),
-            tuple(first_instances),
-            source.part(chosen),
-            settings,
-            setup,
-            versions,
-            extraction.out,
-            extraction.work,
+            number=number,
+            first_image=start,
+            keys=tuple(chosen),
+            first_instances=tuple(first_instances),
+            source=source.part(chosen),
+            settings=settings,
+            setup=setup,
+            software=versions,
+            out=extraction.out,
+            work=extraction.work,
         )
 
 

@@ -32,7 +32,7 @@ INDEX_COLUMNS = ("image", "coarse", "gt")
 """A row of a shard's index: for each of these, where its PNG begins in the tar, and its bytes."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class KeptInstance:
     """An instance whose patches go into the dataset, and its numbers."""
 

@@ -11,7 +11,7 @@ SHARDS, FOLDERS = "shards", "folders"
 TRAIN_MIN_IOU = 0.5  # the reference's filter.py, which it runs on the training split only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExtractionSettings:
     """How patches are cut, which instances count, and the layout."""
 

@@ -33,7 +33,7 @@ def software() -> dict[str, str]:
     return {"bpr": __version__, **{name: version(name) for name in _LIBRARIES}}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Shard:
     """Images whose patches are made and kept together."""
 
@@ -68,7 +68,7 @@ class FailedImage:
     crashed: bool = False  # its process died: another run tries again
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ShardResult:
     """What a shard holds."""
 
@@ -108,14 +108,14 @@ def extract_shard(shard: Shard, crashed: Mapping[str, str] | None = None) -> Sha
         shard.out, shard.work, shard.name, shard.settings, _kept(shard, crashed or {}, tally)
     )
     result = ShardResult(
-        shard.number,
-        tally.images,
-        tally.instances,
-        tally.left_out,
-        tally.patches,
-        tuple(tally.failures),
-        files,
-        size,
+        shard=shard.number,
+        images=tally.images,
+        instances=tally.instances,
+        left_out=tally.left_out,
+        patches=tally.patches,
+        failures=tuple(tally.failures),
+        files=files,
+        bytes=size,
     )
     note = {"setup": shard.setup, "stamps": stamps, **asdict(result)}
     write_atomically(shard.note, json.dumps(note, indent=1).encode() + b"\n", shard.work)
@@ -138,7 +138,7 @@ def try_image(shard: Shard, key: str) -> None:
             del sample
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Tally:
     """Counts of a shard that is being written."""
 
@@ -173,12 +173,12 @@ def _kept_of_image(shard: Shard, position: int, tally: _Tally) -> Iterator[KeptI
         kept += 1
         tally.patches += len(instance.boxes)
         yield KeptInstance(
-            image,
-            instance,
-            shard.first_image + position,
-            shard.first_instances[position],
-            shard.source.categories(),
-            settings.patches,
+            image=image,
+            instance=instance,
+            image_number=shard.first_image + position,
+            first_instance=shard.first_instances[position],
+            categories=shard.source.categories(),
+            settings=settings.patches,
         )
     tally.instances += kept
     tally.left_out += len(image.pairs) - kept

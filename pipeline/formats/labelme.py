@@ -25,7 +25,7 @@ from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, Size, d
 _FAR = 10  # times the image's size; no shape comes near it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LabelMeFile:
     """A parsed json."""
 
@@ -63,7 +63,13 @@ def parse(path: Path) -> LabelMeFile:
     height, width = content.get("imageHeight"), content.get("imageWidth")
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     name = PureWindowsPath(content["imagePath"]).as_posix()
-    return LabelMeFile(path, content, name, size, tuple(map(tuple, groups.values())))
+    return LabelMeFile(
+        path=path,
+        content=content,
+        image_name=name,
+        size=size,
+        groups=tuple(map(tuple, groups.values())),
+    )
 
 
 def is_label_file(content: Any) -> bool:

@@ -39,7 +39,7 @@ from bpr.pipeline.distributed import DIED, Cluster, open_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)
-SETTINGS = ExtractionSettings(PATCHES, images_per_shard=2)
+SETTINGS = ExtractionSettings(patches=PATCHES, images_per_shard=2)
 
 
 @pytest.fixture(scope="module")

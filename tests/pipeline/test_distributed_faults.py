@@ -38,7 +38,7 @@ from bpr.pipeline.distributed import open_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)
-SETTINGS = ExtractionSettings(PATCHES, images_per_shard=1)
+SETTINGS = ExtractionSettings(patches=PATCHES, images_per_shard=1)
 STORE = 80_000_000  # bytes: the least that Ray starts with
 NUM_IMAGES = 16
 # a dead node is noticed within about two seconds instead of twenty; one that is slow because the

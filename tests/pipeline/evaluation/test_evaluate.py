@@ -29,11 +29,19 @@ PATCHES = PatchSettings(patch_size=16)
 def run(dataset, truth, prediction, before=None, methods=None, agnostic=False, **settings):
     truth = open_ground_truth(truth)
     names = truth.file_names() if truth.image_id(truth.keys()[0]) is not None else None
-    sides = [open_predictions(p, None, names) if p else None for p in (prediction, before)]
-    inputs = EvaluationInputs(truth, *sides, methods or {}, ImageIndex(dataset.images))
+    inputs = EvaluationInputs(
+        truth=truth,
+        prediction=open_predictions(prediction, None, names),
+        before=open_predictions(before, None, names) if before else None,
+        methods=methods or {},
+        images=ImageIndex(dataset.images),
+    )
     matching = MatchSettings(class_agnostic=agnostic or truth.categories is None)
     return evaluate(
-        inputs, EvaluationSettings(matching, truth.boundary_ratio, patches=PATCHES, **settings)
+        inputs,
+        EvaluationSettings(
+            matching=matching, boundary_ratio=truth.boundary_ratio, patches=PATCHES, **settings
+        ),
     )
 
 
@@ -246,14 +254,26 @@ class TestMethods:
         truth = open_ground_truth(dataset.gt_fine)
         prediction = open_predictions(dataset.before, None, None)
         with pytest.raises(ValueError, match="--images: expected the folder"):
-            EvaluationInputs(truth, prediction, None, {"filter": GuidedFilter()}, None)
+            EvaluationInputs(
+                truth=truth,
+                prediction=prediction,
+                before=None,
+                methods={"filter": GuidedFilter()},
+                images=None,
+            )
 
     def test_their_names_are_their_own(self, dataset):
         truth = open_ground_truth(dataset.gt_fine)
         prediction = open_predictions(dataset.before, None, None)
         images = ImageIndex(dataset.images)
         with pytest.raises(ValueError, match="method: expected another name than 'ceiling'"):
-            EvaluationInputs(truth, prediction, None, {"ceiling": GuidedFilter()}, images)
+            EvaluationInputs(
+                truth=truth,
+                prediction=prediction,
+                before=None,
+                methods={"ceiling": GuidedFilter()},
+                images=images,
+            )
 
 
 def test_the_report_is_json_without_nan(dataset):

@@ -21,7 +21,7 @@ def square(x, y, side=10):
 def truth(*masks, labels=None, crowds=(), ignore=None):
     labels = labels or [1] * len(masks)
     items = [
-        Annotation(mask, label, index + 1, index in crowds)
+        Annotation(mask=mask, label=label, id=index + 1, is_crowd=index in crowds)
         for index, (mask, label) in enumerate(zip(masks, labels, strict=True))
     ]
     return AnnotatedImage(SIZE, tuple(items), ignore)
@@ -47,7 +47,7 @@ def scenes(draw):
     ]
     labels = st.integers(1, 2)
     objects = tuple(
-        Annotation(mask, draw(labels), k, draw(st.integers(0, 4)) == 0)
+        Annotation(mask=mask, label=draw(labels), id=k, is_crowd=draw(st.integers(0, 4)) == 0)
         for k, mask in enumerate(drawn)
     )
     instances = tuple(

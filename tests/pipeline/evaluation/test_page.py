@@ -55,10 +55,17 @@ def scene(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(scene):
     truth = open_ground_truth(scene / "maps")
-    sides = [open_predictions(scene / name, None, None) for name in ("after", "before")]
+    prediction, before = (
+        open_predictions(scene / name, None, None) for name in ("after", "before")
+    )
     images = ImageIndex(scene / "images")
-    settings = EvaluationSettings(MatchSettings(class_agnostic=True), 0.02)
-    evaluation = evaluate(EvaluationInputs(truth, *sides, {}, images), settings)
+    settings = EvaluationSettings(matching=MatchSettings(class_agnostic=True), boundary_ratio=0.02)
+    evaluation = evaluate(
+        EvaluationInputs(
+            truth=truth, prediction=prediction, before=before, methods={}, images=images
+        ),
+        settings,
+    )
     report = build_report(evaluation, {})
     return report, evaluation, render_page(report, evaluation, images)
 
@@ -201,7 +208,16 @@ class TestStrips:
             array[150:170, 300 : 300 + shift] = True
             return Mask.from_array(array)
 
-        box = closeup_box(Picture(0, "a", 0.1, square(12), square(1), square(0)))
+        box = closeup_box(
+            Picture(
+                object_index=0,
+                image="a",
+                change=0.1,
+                before=square(12),
+                after=square(1),
+                gt=square(0),
+            )
+        )
         x0, y0, x1, y1 = box
         assert (x1 - x0, y1 - y0) == (80, 80)
         assert x0 <= 300 <= 312 <= x1
@@ -213,8 +229,9 @@ class TestStrips:
         before, after = gt.copy(), gt.copy()
         before[100:130, 90:100] = True  # mended
         after[100:140, 300:315] = True  # broken
-        masks = (Mask.from_array(array) for array in (before, after, gt))
-        x0, _, x1, _ = closeup_box(Picture(0, "a", -0.1, *masks))
+        masks = {"before": before, "after": after, "gt": gt}
+        masks = {name: Mask.from_array(array) for name, array in masks.items()}
+        x0, _, x1, _ = closeup_box(Picture(object_index=0, image="a", change=-0.1, **masks))
         assert x0 <= 300 < 315 <= x1
 
     def test_panels_are_the_images_pixels_enlarged(self):
@@ -223,7 +240,9 @@ class TestStrips:
         array = np.zeros((60, 70), np.bool_)
         array[20:40, 20:50] = True
         mask = Mask.from_array(array)
-        strip = draw_strip(image, Picture(0, "a", 0.1, mask, mask, mask))
+        strip = draw_strip(
+            image, Picture(object_index=0, image="a", change=0.1, before=mask, after=mask, gt=mask)
+        )
         x0, y0, x1, y1 = strip.box
         scale = strip.crop.shape[0] // (y1 - y0)
         np.testing.assert_array_equal(strip.crop[::scale, ::scale], image[y0:y1, x0:x1])
@@ -243,7 +262,10 @@ class TestStrips:
         array = np.zeros((5, 7), np.bool_)
         array[0, 0] = True
         mask, nothing = Mask.from_array(array), Mask.from_array(np.zeros((5, 7), np.bool_))
-        strip = draw_strip(None, Picture(0, "a", -1.0, mask, nothing, mask))
+        strip = draw_strip(
+            None,
+            Picture(object_index=0, image="a", change=-1.0, before=mask, after=nothing, gt=mask),
+        )
         assert strip.box == (0, 0, 7, 5)
 
 

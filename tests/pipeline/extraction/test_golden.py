@@ -35,7 +35,9 @@ CONFIGURATIONS = [
 
 
 def run(source: Source, out: Path, patches: PatchSettings, min_iou: float | None = None) -> None:
-    settings = ExtractionSettings(patches, "val", FOLDERS, min_iou, images_per_shard=1)
+    settings = ExtractionSettings(
+        patches=patches, split="val", layout=FOLDERS, min_iou=min_iou, images_per_shard=1
+    )
     progress = extract(Extraction(source, settings, out))
     assert progress.failures == ()
 

@@ -17,7 +17,7 @@ from bpr.pipeline.training.patch_dataset import PatchDataset, open_patches
 from bpr.pipeline.training.patch_stream import StreamSettings
 from tests.datasets import open_dataset, write_dataset
 
-SETTINGS = ExtractionSettings(PatchSettings(32, nms_iou=0.25), images_per_shard=2)
+SETTINGS = ExtractionSettings(patches=PatchSettings(32, nms_iou=0.25), images_per_shard=2)
 STREAM = StreamSettings(input_size=32, batch_size=5, seed=3)
 
 
