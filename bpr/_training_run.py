@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -69,6 +71,127 @@ def joined(device: str) -> Iterator[Process]:
         yield Process(distributed.get_rank(), count, device)
     finally:
         distributed.destroy_process_group()
+
+
+CHECKPOINT_S = 300.0
+"""Seconds between checkpoints: what a power cut costs at most."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was stopped by Ctrl-C or SIGTERM, after its state was saved.
+
+    Args:
+        step: that was saved.
+        checkpoint: the file.
+    """
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"saved after step {step} to {checkpoint}")
+
+
+@dataclass
+class StopRequest:
+    """Whether somebody has asked for an end."""
+
+    is_made: bool = False
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Let a step be finished and saved when Ctrl-C or SIGTERM comes.
+
+    The second signal interrupts at once, as it does elsewhere. Outside of the main thread, where
+    signals cannot be taken, the request is never made.
+    """
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(_number: int, _frame: object) -> None:
+        if request.is_made:
+            raise KeyboardInterrupt
+        request.is_made = True
+
+    try:
+        for number in before:
+            signal.signal(number, ask)
+    except ValueError:  # another thread than the main one
+        before = {}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class SaveClock:
+    """When a training saves its state: by time, so that a kill costs minutes at most.
+
+    Args:
+        every_s: seconds from one checkpoint to the next.
+        now: the clock, in seconds.
+    """
+
+    every_s: float = CHECKPOINT_S
+    now: Callable[[], float] = time.monotonic
+    _saved_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._saved_at = self.now()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is as old as it may be."""
+        return self.now() - self._saved_at >= self.every_s
+
+    def saved(self) -> None:
+        """Note that a checkpoint was written."""
+        self._saved_at = self.now()
+
+
+class Pace:
+    """How long a training still takes, from the steps of this run.
+
+    Args:
+        first: step at which the run begins.
+        last: step at which it ends.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self._first, self._last, self._started = first, last, time.monotonic()
+
+    def time_left(self, step: int) -> str:
+        """In words, after a step: "about 3 h 05 min left"."""
+        done = step - self._first
+        if done <= 0:
+            return "time left unknown"
+        minutes = (time.monotonic() - self._started) / done * (self._last - step) / 60
+        if minutes < 1:
+            return "less than a minute left"
+        hours, rest = divmod(round(minutes), 60)
+        return f"about {hours} h {rest:02} min left" if hours else f"about {rest} min left"
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device multiplies matrices in bfloat16: elsewhere it is several times slower.
+
+    Args:
+        device: "cpu" or of a GPU.
+    """
+    if device != "cpu":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # oneDNN says yes on every processor with AVX-512, and then emulates
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def uses_bfloat16(precision: str, device: str) -> bool:
+    """Whether forward passes run in bfloat16.
+
+    Args:
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the device computes in it.
+        device: "cpu" or of a GPU.
+    """
+    return computes_bfloat16(device) if precision == "auto" else precision == "bfloat16"
 
 
 def save_checkpoint(path: Path, about: Mapping[str, Any], state: Mapping[str, Any]) -> None:

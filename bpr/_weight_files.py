@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+HUB_FILE = "model.safetensors"
+"""What a folder of the Hugging Face hub calls its weights."""
+
 _NUM_SHOWN = 3  # names in a message about missing or unexpected tensors
 
 
@@ -47,7 +50,8 @@ def find_weights(weights: str | Path, shipped: Path, endings: Sequence[str]) -> 
     """Find a file of weights, and the name to show for it.
 
     Args:
-        weights: a name of `shipped_names`, or a path.
+        weights: a name of `shipped_names`, a path, or a folder of the Hugging Face hub with
+            `model.safetensors`.
         shipped: the package's folder of weights.
         endings: of files that can be read.
 
@@ -63,7 +67,9 @@ def find_weights(weights: str | Path, shipped: Path, endings: Sequence[str]) -> 
             raise ValueError(f"{path}: expected a file ending in {expected}, got {path.suffix!r}")
         return path, path.stem
     if path.is_dir():
-        raise ValueError(f"{path}: expected a file with weights, got a folder")
+        if (path / HUB_FILE).is_file():
+            return path / HUB_FILE, path.name
+        raise ValueError(f"{path}: expected a file with weights, got a folder without {HUB_FILE}")
     if path.suffix or len(path.parts) > 1:
         raise ValueError(f"{path}: expected a file with weights, got no such file")
     names = ", ".join(shipped_names(shipped)) or "none"

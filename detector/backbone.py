@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights, resnet
+from torchvision.models import resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from bpr.detector.presets import TIMM, Preset
+from bpr.detector.presets import RESNEXT, TIMM, Preset
 
 Norm = Callable[[int], nn.Module]
 
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 _TIMM_STAGES = (
     ("conv_stem", "bn1", "blocks.0"),
     ("blocks.1",),
@@ -59,9 +58,7 @@ class PyramidBackbone(BackboneWithFPN):
 
     def __init__(self, preset: Preset) -> None:
         conventions = preset.conventions
-        body = getattr(resnet, preset.backbone)(
-            norm_layer=make_norm(preset.norm, conventions.norm_eps)
-        )
+        body = _resnet(preset.backbone, make_norm(preset.norm, conventions.norm_eps))
         if conventions.stride_in_1x1:
             for stage in (body.layer2, body.layer3, body.layer4):
                 stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
@@ -81,6 +78,15 @@ class PyramidBackbone(BackboneWithFPN):
         """As the class says."""
         features: dict[str, Tensor] = super().forward(x)
         return features
+
+
+def _resnet(name: str, norm: Norm | None) -> Any:
+    if name not in RESNEXT:
+        return getattr(resnet, name)(norm_layer=norm)
+    blocks, groups, width = RESNEXT[name]
+    return resnet.ResNet(
+        resnet.Bottleneck, list(blocks), groups=groups, width_per_group=width, norm_layer=norm
+    )
 
 
 class TimmPyramid(nn.Module):
@@ -127,60 +133,3 @@ class TimmPyramid(nn.Module):
 def make_backbone(preset: Preset) -> PyramidBackbone | TimmPyramid:
     """The backbone of a preset, with random weights."""
     return TimmPyramid(preset) if preset.backbone in TIMM else PyramidBackbone(preset)
-
-
-def load_imagenet(backbone: nn.Module, preset: Preset) -> None:
-    """Give a new backbone weights trained on ImageNet; they are downloaded.
-
-    Args:
-        backbone: of `make_backbone`; its pyramid stays random.
-        preset: of the backbone.
-
-    Raises:
-        ValueError: there are none for this backbone, or they cannot be had.
-    """
-    if preset.conventions.stride_in_1x1:
-        raise ValueError(
-            "imagenet: expected a preset whose ResNet halves in 3x3 convolutions, as the weights "
-            "do that can be downloaded (mmdetection's, torchvision's or ours)"
-        )
-    try:
-        state = _imagenet_state(preset.backbone)
-    except OSError as error:  # urllib's and the hub's are among them
-        raise ValueError(f"imagenet: expected weights to download, got: {error}") from None
-    fill_body(backbone, preset, state)
-
-
-def fill_body(backbone: nn.Module, preset: Preset, state: Mapping[str, Tensor]) -> None:
-    """Copy a classifier's weights into the body of a backbone; its last layers are left out.
-
-    Args:
-        backbone: of `make_backbone`.
-        preset: of the backbone.
-        state: of a classifier that sees images with ImageNet's mean and deviation, or with
-            timm's for it.
-
-    Raises:
-        ValueError: a tensor of the body is not among them.
-    """
-    body: Any = backbone.body
-    given = dict(state)
-    if preset.backbone not in TIMM:
-        # what the preset divides by more, the first weights are multiplied with
-        scale = torch.tensor(preset.conventions.image_std) / torch.tensor(_IMAGENET_STD)
-        given["conv1.weight"] = given["conv1.weight"] * scale[:, None, None]
-    wanted = body.state_dict()
-    counters = [key for key in wanted if key.endswith("num_batches_tracked")]
-    missing = [key for key in wanted if key not in given and key not in counters]
-    if missing:
-        raise ValueError(f"imagenet: expected the tensors of {preset.backbone}, no {missing[0]}")
-    body.load_state_dict({key: given.get(key, value) for key, value in wanted.items()})
-
-
-def _imagenet_state(name: str) -> Mapping[str, Tensor]:
-    if name in TIMM:
-        state: Mapping[str, Tensor] = timm.create_model(TIMM[name], pretrained=True).state_dict()
-        return state
-    weights = get_model_weights(name).IMAGENET1K_V1
-    downloaded: Mapping[str, Tensor] = weights.get_state_dict(progress=False)
-    return downloaded

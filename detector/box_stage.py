@@ -23,6 +23,9 @@ IOUS = (0.5, 0.6, 0.7)
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Of the offsets in the first stage; times 2 and 3 in those behind it."""
 
+MMDETECTION_LAST = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)
+"""Of the last stage in mmdetection, which rounds."""
+
 
 class BoxPredictor(nn.Module):
     """(N, D) features -> (N, K + 1) logits, background first, and offsets.
@@ -70,6 +73,8 @@ class BoxStage(nn.Module):
             self.head = head
         self.predictor = BoxPredictor(features, categories, preset.cascade)
         weights = tuple(weight * (number + 1) for weight in WEIGHTS)
+        if number == 2 and preset.conventions.library == "mmdetection":
+            weights = MMDETECTION_LAST
         self.coder = ClampedBoxCoder(
             cast(tuple[float, float, float, float], weights), preset.conventions.clamp_shrinking
         )

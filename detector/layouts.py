@@ -15,7 +15,8 @@ _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 _LEFT = re.compile(
     r"num_batches_tracked$"  # only a moving average would read it
-    r"|^pixel_(mean|std)$|anchor_generator\.cell_anchors"  # facts that the preset knows
+    # facts that the preset knows
+    r"|^pixel_(mean|std)$|anchor_generator\.cell_anchors|^data_preprocessor\."
 )
 _BOXES = r"roi_heads.box_stages.{}.{}"
 
@@ -94,6 +95,20 @@ _FCN_OF: dict[str, list[_Rule]] = {
         ),
     ],
     "mmdetection": [
+        *(
+            (
+                rf"^roi_head\.mask_head\.(\d)\.{theirs}\.",
+                rf"roi_heads.mask_branch.stages.\1.{own}.",
+            )
+            for theirs, own in (
+                ("upsample", "mask_predictor.conv5_mask"),
+                ("conv_logits", "mask_predictor.mask_fcn_logits"),
+            )
+        ),
+        (
+            r"^roi_head\.mask_head\.(\d)\.convs\.(\d)\.conv\.",
+            r"roi_heads.mask_branch.stages.\1.mask_head.\2.0.",
+        ),
         (
             r"^roi_head\.mask_head\.convs\.(\d)\.conv\.",
             r"roi_heads.mask_branch.mask_head.\1.0.",
@@ -149,6 +164,13 @@ def count_categories(tensors: Mapping[str, Tensor], layout: str) -> int:
     return 0
 
 
+def is_detector(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint has the parts of a detector with masks, in some known layout."""
+    layout = find_layout(tensors)
+    masks = any(re.match(r"^roi_heads?\.(mask_head|mask_predictor)\.", name) for name in tensors)
+    return layout is not None and masks and count_categories(tensors, layout) > 0
+
+
 def recognise(tensors: Mapping[str, Tensor], layout: str) -> str | None:
     """The first preset that a checkpoint can be of; rounds of training leave no trace.
 
@@ -183,7 +205,7 @@ def layout_of(preset: Preset) -> str:
     return preset.conventions.library
 
 
-def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
+def convert(tensors: Mapping[str, Tensor], layout: str, bgr: bool | None = None) -> Converted:
     """Rename and reorder tensors.
 
     Channels of the first convolution become RGB, background comes first, and the plain mask
@@ -192,7 +214,9 @@ def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
     Args:
         tensors: of the file.
         layout: of `find_layout`.
+        bgr: whether the network has learned from BGR; None: what its code base does by default.
     """
+    bgr = layout == "detectron2" if bgr is None else bgr
     rows = _rows_by_category(tensors, layout)
     rules = [*_RULES[layout], *_mask_rules(layout, _branch(set(tensors)))]
     own: dict[str, Tensor] = {}
@@ -209,7 +233,7 @@ def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
         ):
             unknown.append(name)
             continue
-        own[new] = _reordered(new, tensor, layout, rows)
+        own[new] = _reordered(new, tensor, layout, rows, bgr)
         renamed[name] = new
     return Converted(own, renamed, tuple(left), tuple(unknown))
 
@@ -217,15 +241,18 @@ def convert(tensors: Mapping[str, Tensor], layout: str) -> Converted:
 def _rows_by_category(tensors: Mapping[str, Tensor], layout: str) -> Mapping[str, int]:
     """Parts of our names -> rows that all categories have in them together."""
     categories = count_categories(tensors, layout)
+    maps = 1 if has_agnostic_masks(tensors, layout) else categories
     if _is_cascade(tensors):  # whose boxes are the same for all
-        return {".mask_fcn_logits.": categories}
-    return {".mask_fcn_logits.": categories, ".predictor.bbox_pred.": 4 * categories}
+        return {".mask_fcn_logits.": maps}
+    return {".mask_fcn_logits.": maps, ".predictor.bbox_pred.": 4 * categories}
 
 
-def _reordered(name: str, tensor: Tensor, layout: str, rows: Mapping[str, int]) -> Tensor:
+def _reordered(
+    name: str, tensor: Tensor, layout: str, rows: Mapping[str, int], bgr: bool
+) -> Tensor:
     """A tensor in our order of channels and categories; `rows` of `_rows_by_category`."""
-    if layout == "detectron2" and name == "backbone.body.conv1.weight" and tensor.ndim == 4:
-        return tensor.flip(1)  # it learned from BGR
+    if bgr and name == "backbone.body.conv1.weight" and tensor.ndim == 4:
+        return tensor.flip(1)
     if layout == "torchvision" or not tensor.ndim:
         return tensor
     if ".predictor.cls_score." in name:
@@ -239,7 +266,7 @@ def _reordered(name: str, tensor: Tensor, layout: str, rows: Mapping[str, int]) 
 
 
 def _mask_rules(layout: str, branch: str) -> list[_Rule]:
-    if branch == "fcn":
+    if branch in ("fcn", "cascade_fcn"):
         return _FCN_OF[layout]
     return [(r"^roi_heads?\.mask_head\.", "roi_heads.mask_branch.head.")]
 
@@ -255,7 +282,18 @@ def _branch(names: set[str]) -> str:
         return "refinemask"
     if any(name.endswith("mask_head.stage_instance_logits.0.weight") for name in names):
         return "simple_refinemask"
+    if any(".mask_head.2.convs." in name for name in names):
+        return "cascade_fcn"
     return "fcn"
+
+
+def has_agnostic_masks(tensors: Mapping[str, Tensor], layout: str) -> bool:
+    """A plain or BMask branch draws one mask for all categories, where there are several."""
+    if count_categories(tensors, layout) < 2:
+        return False
+    own = 2 if layout == "torchvision" else 1  # torchvision has a map for the background
+    last = r"(mask_head\.(\d\.)?(predictor|conv_logits|mask_predictor)|mask_fcn_logits)\.bias$"
+    return any(re.search(last, name) and t.numel() == own for name, t in tensors.items())
 
 
 def _has_one_last_map(tensors: Mapping[str, Tensor]) -> bool:
@@ -271,14 +309,12 @@ def _backbone(tensors: Mapping[str, Tensor]) -> str:
         for name in tensors
         if (match := re.match(r"^backbone\..*(?:res4|layer3)\.(\d+)\.conv1\.weight$", name))
     }
-    grouped = any(
-        re.match(r"^backbone\..*(?:res2|layer1)\.0\.conv2\.weight$", name)
-        and tensor.ndim == 4
-        and tensor.shape[1] < tensor.shape[0]
-        for name, tensor in tensors.items()
-    )
-    if grouped:
-        return "resnext101_32x8d" if len(blocks) == 23 else "another ResNeXt"
+    for name, tensor in tensors.items():
+        first = re.match(r"^backbone\..*(?:res2|layer1)\.0\.conv2\.weight$", name)
+        if first and tensor.ndim == 4 and tensor.shape[1] < tensor.shape[0]:
+            shape = len(blocks), tensor.shape[0] // tensor.shape[1], tensor.shape[1]
+            known = {(23, 32, 8): "resnext101_32x8d", (23, 32, 4): "resnext101_32x4d"}
+            return known.get(shape, "another ResNeXt")
     return {6: "resnet50", 23: "resnet101"}.get(len(blocks), "another ResNet")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class MaskBranch(nn.Module, ABC, Generic[Prepared]):
     def losses(self, prepared: Prepared, positives: Positives) -> dict[str, Tensor]:
         """Losses by name. Without boxes they are 0, and still reach every weight."""
 
+    agnostic = False  # every label has the map of the first category
+
     def predict(
         self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
     ) -> list[Tensor]:
@@ -51,7 +53,7 @@ class MaskBranch(nn.Module, ABC, Generic[Prepared]):
             For each image (N_i, S, S) float32 probabilities.
         """
         counts = [len(of_image) for of_image in boxes]
-        rois, wanted = indexed(boxes), torch.cat(list(labels))
+        rois, wanted = indexed(boxes), self.map_labels(torch.cat(list(labels)))
         prepared = self.prepare(features)
         # without any box an empty batch still tells the size of masks
         drawn = [
@@ -61,6 +63,10 @@ class MaskBranch(nn.Module, ABC, Generic[Prepared]):
             for start in range(0, max(len(rois), 1), BATCH)
         ]
         return list(torch.split(torch.cat(drawn), counts))
+
+    def map_labels(self, labels: Tensor) -> Tensor:
+        """Labels of categories -> those of the maps that are drawn for them, of the same shape."""
+        return torch.ones_like(labels) if self.agnostic else labels
 
 
 class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
@@ -93,6 +99,48 @@ class FcnBranch(MaskBranch[Mapping[str, Tensor]]):
         logits = self.logits(prepared, positives.rois, positives.labels)
         (target,) = mask_targets(positives, (logits.shape[-1],))
         return {"loss_mask": mask_loss(logits, target)}
+
+
+class CascadeFcnBranch(MaskBranch[Mapping[str, Tensor]]):
+    """A plain branch behind each box stage; in inference their probabilities are averaged.
+
+    Source: Cai and Vasconcelos, 2019 (arXiv:1906.09756), section 5, as mmdetection's
+    `CascadeRoIHead` does it.
+    """
+
+    LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+    """Of the stages."""
+
+    def __init__(self, preset: Preset, categories: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(FcnBranch(preset, categories) for _ in self.LOSS_WEIGHTS)
+
+    def prepare(self, features: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """There is nothing to prepare."""
+        return features
+
+    def logits(self, prepared: Mapping[str, Tensor], rois: Tensor, labels: Tensor) -> Tensor:
+        """(N, 28, 28) logits of the mean probability."""
+        drawn = [stage.logits(prepared, rois, labels).float().sigmoid() for stage in self._stages()]
+        return torch.stack(drawn).mean(dim=0).logit(eps=1e-7)
+
+    def losses(self, prepared: Mapping[str, Tensor], positives: Positives) -> dict[str, Tensor]:
+        """All stages on the same boxes."""
+        return self.stage_losses(prepared, [positives] * len(self.LOSS_WEIGHTS))
+
+    def stage_losses(
+        self, prepared: Mapping[str, Tensor], positives: Sequence[Positives]
+    ) -> dict[str, Tensor]:
+        """Cross entropy of each stage in the boxes that its box stage learned from."""
+        return {
+            f"loss_mask_{number}": weight * stage.losses(prepared, of_stage)["loss_mask"]
+            for number, (weight, stage, of_stage) in enumerate(
+                zip(self.LOSS_WEIGHTS, self._stages(), positives, strict=True), start=1
+            )
+        }
+
+    def _stages(self) -> list[FcnBranch]:
+        return [cast(FcnBranch, stage) for stage in self.stages]
 
 
 def init_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, std: float | None = None) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from bpr.detector.schedule import Schedule
 
 TIMM = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 """Backbones that torchvision lacks: our name -> timm's."""
+
+RESNEXT = {"resnext101_32x4d": ((3, 4, 23, 3), 32, 4)}
+"""ResNeXts that torchvision has no function for: blocks of each stage, groups, their width."""
 
 Library = Literal["detectron2", "mmdetection", "torchvision"]
 
@@ -62,9 +65,10 @@ class Preset:
     """A detector and its training. Sides and sizes are in pixels."""
 
     schedule: Schedule
-    mask_branch: Literal["fcn", "bmask", "refinemask", "simple_refinemask"] = "fcn"
+    mask_branch: Literal["fcn", "cascade_fcn", "bmask", "refinemask", "simple_refinemask"] = "fcn"
     cascade: bool = False  # three box stages instead of one
-    backbone: str = "resnet50"  # a function of torchvision.models.resnet, or a name of TIMM
+    # a function of torchvision.models.resnet, a key of RESNEXT, or a name of TIMM
+    backbone: str = "resnet50"
     conventions: Conventions = DETECTRON2
     data: Literal["coco", "cityscapes", "lvis", "any"] = "coco"  # what it was made for
     norm: Literal["frozen", "affine", "group"] = "frozen"  # affine: statistics are frozen
@@ -75,6 +79,16 @@ class Preset:
     box_convolutions: int = 0  # before the fully connected layers of the box head
     rpn_convolutions: int = 1
     agnostic_last_stage: bool = False  # RefineMask: one mask for all categories at 112 x 112
+    agnostic_masks: bool = False  # one mask for all categories, in every mask branch
+    # The ablations of RefineMask, tables 3 to 7 and 13 of its paper
+    refine_stages: int = 3  # 1 to 3 after the mask of 14 x 14: 28, 56 or 112 pixels at the end
+    fusion: Literal["sfm", "conv1", "conv3"] = "sfm"  # one convolution in the place of the fusion
+    semantic_head: bool = True  # whether masks see the image at full resolution
+    boundary_refinement: bool = True  # whether late stages redraw the boundary alone
+    # The boundary band: squares as in the authors' code, or distances as in the paper's equation 1
+    band: Literal["squares", "distance"] = "squares"
+    band_width: int = 2  # in training, in pixels of the mask, 1 to 3
+    keypoints: int = 0  # points of an object that a keypoint head finds; 0 is no such head
     train_sizes: Sequence[int] = (800,)  # shorter sides, one drawn for each image
     test_size: int = 800  # shorter side
     max_size: int = 1333  # longer side, never exceeded
@@ -86,6 +100,8 @@ class Preset:
     score: float = 0.05  # detections need more, in [0, 1]
     nms_iou: float = 0.5  # of two detections of a category with more, one stays
     detections: int = 100  # of an image, at most
+    # share of the images below which a category's images are repeated in a round; 0 repeats none
+    repeat_threshold: float = 0.0
 
 
 def _detectron2(rounds: Literal["1x", "3x"], **fields: Any) -> Preset:
@@ -105,6 +121,18 @@ def _detectron2_cityscapes(**fields: Any) -> Preset:
         ),
         **fields,
     )
+
+
+def _cascade_mmdetection(epochs: Literal[12, 20], **fields: Any) -> Preset:
+    """A mask head behind each box stage, and logits of categories averaged."""
+    epoch = 117_266 // 16
+    drops = {12: (8, 11), 20: (16, 19)}[epochs]
+    plain = _mmdetection(12)
+    schedule = replace(
+        plain.schedule, steps=epochs * epoch, drops=tuple(drop * epoch for drop in drops)
+    )
+    changed = replace(plain, schedule=schedule, cascade=True, mask_branch="cascade_fcn", **fields)
+    return replace(changed, train_proposals=2000, box_beta=1.0)
 
 
 def _bmask(preset: Preset, **fields: Any) -> Preset:
@@ -135,6 +163,8 @@ def _refinemask(epochs: Literal[12, 24], **fields: Any) -> Preset:
     )
 
 
+_COCO_EPOCH = 117_266 // 16
+_3X: Mapping[str, Any] = {"steps": 36 * _COCO_EPOCH, "drops": (27 * _COCO_EPOCH, 33 * _COCO_EPOCH)}
 _TORCHVISION_V1 = Preset(
     # references/detection: 26 epochs
     Schedule(26 * 7330, 16, 0.02, (16 * 7330, 22 * 7330), clip_norm=math.inf),
@@ -142,7 +172,7 @@ _TORCHVISION_V1 = Preset(
     train_proposals=2000,
     box_beta=1 / 9,
 )
-# to load its weights: rounds are as long as COCO's, and rare categories are not repeated
+# rounds are as long as COCO's
 _REFINEMASK_LVIS = _refinemask(
     12,
     data="lvis",
@@ -150,8 +180,15 @@ _REFINEMASK_LVIS = _refinemask(
     train_sizes=range(640, 801, 32),
     score=1e-4,
     detections=300,
+    repeat_threshold=1e-3,
+)
+_REFINEMASK_3X = replace(
+    _refinemask(12),
+    schedule=replace(_refinemask(12).schedule, **_3X),
+    train_sizes=range(640, 801),
 )
 _MASK_R50 = _detectron2("1x")
+_X101: Mapping[str, Any] = {"backbone": "resnext101_32x4d"}
 _BMASK_R50 = _bmask(_MASK_R50, train_sizes=(800,))
 
 PRESETS: Mapping[str, Preset] = {
@@ -194,6 +231,10 @@ PRESETS: Mapping[str, Preset] = {
     "mask_rcnn_R_50_FPN_cityscapes": _detectron2_cityscapes(),
     "cascade_mask_rcnn_R_50_FPN_1x": _cascade(_MASK_R50),
     "cascade_mask_rcnn_R_50_FPN_3x": _cascade(_detectron2("3x")),
+    "cascade_mask_rcnn_R_101_FPN_3x": _cascade(_detectron2("3x", backbone="resnet101")),
+    "cascade_mask_rcnn_X_101_32x8d_FPN_3x": _cascade(
+        _detectron2("3x", backbone="resnext101_32x8d", conventions=DETECTRON2_RESNEXT)
+    ),
     "bmask_rcnn_R_50_FPN_1x": _BMASK_R50,
     "bmask_rcnn_R_101_FPN_1x": replace(_BMASK_R50, backbone="resnet101"),
     "bmask_rcnn_R_101_FPN_3x": _bmask(_detectron2("3x"), backbone="resnet101", train_sizes=(800,)),
@@ -204,6 +245,13 @@ PRESETS: Mapping[str, Preset] = {
     "mask_rcnn_r50_fpn_2x_coco": _mmdetection(24),
     "mask_rcnn_r101_fpn_1x_coco": _mmdetection(12, backbone="resnet101"),
     "mask_rcnn_r101_fpn_2x_coco": _mmdetection(24, backbone="resnet101"),
+    "mask_rcnn_x101_32x4d_fpn_1x_coco": _mmdetection(12, **_X101),
+    "cascade_mask_rcnn_r50_fpn_1x_coco": _cascade_mmdetection(12),
+    "cascade_mask_rcnn_r50_fpn_20e_coco": _cascade_mmdetection(20),
+    "cascade_mask_rcnn_r101_fpn_1x_coco": _cascade_mmdetection(12, backbone="resnet101"),
+    "cascade_mask_rcnn_r101_fpn_20e_coco": _cascade_mmdetection(20, backbone="resnet101"),
+    "cascade_mask_rcnn_x101_32x4d_fpn_1x_coco": _cascade_mmdetection(12, **_X101),
+    "cascade_mask_rcnn_x101_32x4d_fpn_20e_coco": _cascade_mmdetection(20, **_X101),
     "refinemask_r50_1x": _refinemask(12),
     "refinemask_r50_2x": _refinemask(24),
     "refinemask_r50_1x_faster_better": replace(
@@ -211,6 +259,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "refinemask_r101_1x": _refinemask(12, backbone="resnet101"),
     "refinemask_r101_2x": _refinemask(24, backbone="resnet101"),
+    # the paper's table 1 and 8: X101 is 32x4d as in mmdetection; 3x with sides of 640 to 800
+    "refinemask_x101_1x": _refinemask(12, **_X101),
+    "refinemask_r50_3x": _REFINEMASK_3X,
+    "refinemask_r101_3x": replace(_REFINEMASK_3X, backbone="resnet101"),
+    "refinemask_x101_3x": replace(_REFINEMASK_3X, **_X101),
     "refinemask_r50_cityscapes": replace(
         _refinemask(12),
         schedule=Schedule(
@@ -249,3 +302,65 @@ def find_preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"model: expected one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
+
+
+CHANGEABLE: Mapping[str, type | tuple[Any, ...]] = {
+    "agnostic_masks": (True, False),
+    "refine_stages": (1, 2, 3),
+    "fusion": ("sfm", "conv1", "conv3"),
+    "semantic_head": (True, False),
+    "boundary_refinement": (True, False),
+    "band": ("squares", "distance"),
+    "band_width": (1, 2, 3),
+    "keypoints": int,
+    "stride_in_1x1": (True, False),
+    "image_mean": tuple,
+    "image_std": tuple,
+}
+"""Fields of a preset or its conventions that weights may have otherwise, and their values."""
+
+
+def change_preset(preset: Preset, changes: Mapping[str, Any]) -> Preset:
+    """A preset with other values in some fields of `CHANGEABLE`.
+
+    Args:
+        preset: what is changed.
+        changes: values by name, as json has them: a list stands for a tuple of three numbers.
+
+    Raises:
+        ValueError: a field cannot be changed, or not to this value.
+    """
+    for name, value in changes.items():
+        known = CHANGEABLE.get(name)
+        if known is None:
+            raise ValueError(f"change: expected one of {', '.join(CHANGEABLE)}, got {name!r}")
+        if isinstance(known, tuple):
+            is_fit = any(
+                value is other or (value == other and not isinstance(value, bool))
+                for other in known
+            )
+            expected = f"one of {', '.join(map(str, known))}"
+        elif known is int:
+            is_fit = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            expected = "an int >= 0"
+        else:
+            is_fit = (
+                isinstance(value, list | tuple)
+                and len(value) == 3
+                and all(isinstance(item, int | float) for item in value)
+            )
+            expected = "three numbers"
+        if not is_fit:
+            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    own = {field.name for field in fields(Preset)}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
+    }
+    conventions = replace(
+        preset.conventions, **{name: value for name, value in values.items() if name not in own}
+    )
+    return replace(
+        preset,
+        conventions=conventions,
+        **{name: value for name, value in values.items() if name in own},
+    )

@@ -13,7 +13,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from bpr.detector.bmask import BMaskBranch
 from bpr.detector.box_stage import IOUS, POOLED, WEIGHTS, BoxStage, box_losses
 from bpr.detector.claiming import ClaimingMatcher
-from bpr.detector.mask_branch import FcnBranch, MaskBranch
+from bpr.detector.mask_branch import CascadeFcnBranch, FcnBranch, MaskBranch
 from bpr.detector.mask_targets import Positives
 from bpr.detector.pooling import PyramidPool, indexed
 from bpr.detector.presets import Preset
@@ -24,6 +24,7 @@ Size = tuple[int, int]
 
 BRANCHES: Mapping[str, type[MaskBranch[Any]]] = {
     "fcn": FcnBranch,
+    "cascade_fcn": CascadeFcnBranch,
     "bmask": BMaskBranch,
     "refinemask": RefineMaskBranch,
     "simple_refinemask": SimpleRefineMaskBranch,
@@ -55,13 +56,15 @@ class DetectorHeads(RoIHeads):
             nms_thresh=preset.nms_iou,
             detections_per_img=preset.detections,
         )
-        if preset.conventions.library == "mmdetection":
+        if preset.conventions.library == "mmdetection" and not preset.cascade:
             self.proposal_matcher = ClaimingMatcher(IOUS[0], IOUS[0], claim=IOUS[0])
         self.box_pool = PyramidPool(POOLED, preset.conventions.library)
         self.box_stages = nn.ModuleList(
             BoxStage(preset, categories, number) for number in range(3 if preset.cascade else 1)
         )
-        self.mask_branch = BRANCHES[preset.mask_branch](preset, categories)
+        maps = 1 if preset.agnostic_masks else categories
+        self.mask_branch = BRANCHES[preset.mask_branch](preset, maps)
+        self.mask_branch.agnostic = preset.agnostic_masks
         self._preset = preset
 
     def has_mask(self) -> bool:
@@ -119,9 +122,10 @@ class DetectorHeads(RoIHeads):
 
         Returns:
             (N, 1 or K + 1, 4) boxes, not clipped; (N, K + 1) probability, background first, the
-            mean of all stages.
+            mean of all stages (in mmdetection, of their logits).
         """
-        boxes, probabilities = list(proposals), []
+        by_logits = self._preset.conventions.library == "mmdetection"
+        boxes, judged = list(proposals), []
         decoded = torch.cat(boxes)[:, None]
         for number, stage in enumerate(self._stages()):
             if number:
@@ -129,8 +133,9 @@ class DetectorHeads(RoIHeads):
             rois = indexed(boxes)
             logits, deltas = stage(self.box_pool(features, rois))
             decoded = stage.decode(deltas, rois[:, 1:])
-            probabilities.append(logits.softmax(dim=-1))
-        return decoded, torch.stack(probabilities).mean(dim=0)
+            judged.append(logits if by_logits else logits.softmax(dim=-1))
+        mean = torch.stack(judged).mean(dim=0)
+        return decoded, mean.softmax(dim=-1) if by_logits else mean
 
     def _best(self, boxes: Tensor, probability: Tensor, size: Size) -> tuple[Tensor, ...]:
         """Detections of one image, from `judge`."""
@@ -175,9 +180,8 @@ class DetectorHeads(RoIHeads):
     ) -> dict[str, Tensor]:
         assert targets is not None  # GeneralizedRCNN has looked
         boxes, objects, labels, offsets = self.select_training_samples(proposals, targets)
-        sampled = boxes, objects, labels
         stages = self._stages()
-        losses = {}
+        losses, positives = {}, []
         for number, stage in enumerate(stages):
             rois = indexed(boxes)
             pooled = self.box_pool(features, rois)
@@ -192,29 +196,46 @@ class DetectorHeads(RoIHeads):
             losses[f"loss_classifier{suffix}"] = category * self._preset.box_loss_weight
             losses[f"loss_box_reg{suffix}"] = box * self._preset.box_loss_weight
             decoded = stage.decode(deltas.detach(), rois[:, 1:])
+            chosen = torch.cat(labels)
+            if self._preset.train_on_predicted_boxes:
+                column = chosen[:, None, None].expand(-1, 1, 4)
+                rois = torch.cat([rois[:, :1], decoded.gather(1, column)[:, 0]], dim=1)
+            positives.append(
+                self._positives(rois, chosen, torch.cat(objects), features, sizes, targets)
+            )
             if number + 1 < len(stages):
                 clipped = _clipped(decoded[:, 0], [len(of_image) for of_image in boxes], sizes)
                 boxes, objects, labels, offsets = self._relabel(
                     clipped, stages[number + 1], targets
                 )
-        boxes, objects, labels = sampled
-        rois, chosen = indexed(boxes), torch.cat(labels)
-        if self._preset.train_on_predicted_boxes:
-            column = chosen[:, None, None].expand(-1, 1, 4)
-            rois = torch.cat([rois[:, :1], decoded.gather(1, column)[:, 0]], dim=1)
-        positive = torch.where(chosen > 0)[0]
-        positives = Positives(
+        prepared = self.mask_branch.prepare(features)
+        if isinstance(self.mask_branch, CascadeFcnBranch):
+            losses.update(self.mask_branch.stage_losses(prepared, positives))
+        else:
+            losses.update(self.mask_branch.losses(prepared, positives[0]))
+        return losses
+
+    def _positives(
+        self,
+        rois: Tensor,
+        labels: Tensor,
+        objects: Tensor,
+        features: Mapping[str, Tensor],
+        sizes: list[Size],
+        targets: list[dict[str, Any]],
+    ) -> Positives:
+        """The boxes on objects among those that a stage learned from."""
+        positive = torch.where(labels > 0)[0]
+        return Positives(
             rois[positive],
-            chosen[positive],
-            torch.cat(objects)[positive],
+            self.mask_branch.map_labels(labels[positive]),
+            objects[positive],
             [target["masks"] for target in targets],
             sizes,
             (features["0"].shape[2] * 4, features["0"].shape[3] * 4),
             [target.get("polygons", [()] * len(target["masks"])) for target in targets],
             self._preset.conventions.library == "mmdetection",
         )
-        losses.update(self.mask_branch.losses(self.mask_branch.prepare(features), positives))
-        return losses
 
     def _stages(self) -> list[BoxStage]:
         return [cast(BoxStage, stage) for stage in self.box_stages]

@@ -18,18 +18,11 @@ class Schedule:
     weight_decay: float = 1e-4
     clip_norm: float = 35.0  # of the gradients; inf leaves them
     log_every: int = 20  # steps
-    checkpoint_every: int = 100  # steps
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: expected an int > 0, got {getattr(self, name)}")
-        if self.checkpoint_every % self.log_every:
-            # else a resumed run would average a row over fewer steps
-            raise ValueError(
-                f"checkpoint_every: expected a multiple of log_every ({self.log_every}), "
-                f"got {self.checkpoint_every}"
-            )
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a tenth for each drop that has passed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from bpr._training_run import (
     ALONE,
+    Interrupted,
     Process,
+    SaveClock,
     append_row,
     forget_rows_after,
     load_checkpoint,
     save_checkpoint,
+    stop_on_signals,
 )
 from bpr.detector.schedule import Schedule
 
@@ -27,14 +30,26 @@ Batch = tuple[Sequence[Tensor], Sequence[Mapping[str, Any]]]
 """Images (3, H, W) uint8 RGB; targets with boxes (N, 4), labels (N,) 1..K, masks (N, H, W), and
 perhaps polygons, for each object as `Positives` has them."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """What a training calls on its way, in the first of its processes."""
+
+    on_log: Callable[[Mapping[str, float]], None] = lambda _: None  # takes each row of the log
+    on_step: Callable[[int], None] = lambda _: None  # takes the number of steps done
+    on_checkpoint: Callable[[], None] = lambda: None  # when one has been written
+    validate: Callable[[int], Mapping[str, float]] | None = None  # step -> scores
+    validate_every: int = 1000  # steps; and at the end
+
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 class DetectorTrainer:
     """A detector in training, with all that a resumed run needs.
 
-    Files in `folder`: `checkpoint.pt`, and `log.csv` with one row every `log_every` steps. Only
-    the first of several processes writes them.
+    Files in `folder`: `checkpoint.pt`, `log.csv` with one row every `log_every` steps, and
+    `validation.csv`. Only the first of several processes writes them.
 
     Args:
         network: starting point; trained in place.
@@ -74,58 +89,71 @@ class DetectorTrainer:
         self.network = network.to(self._device)
         self.optimizer = _optimizer(self.network, schedule)
         self.step = 0
+        self._sums: dict[str, Tensor] = {}  # losses of the steps since the last row of the log
         if self.checkpoint.exists():
             state = load_checkpoint(self.checkpoint, self.about, self._device)
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            self.step, self._sums = state["step"], state["sums"]
         self._shared = process.shared(self.network)
 
     def run(
         self,
         batches: Iterable[Batch],
-        on_log: Callable[[Mapping[str, float]], None] = lambda _: None,
-        on_checkpoint: Callable[[], None] = lambda: None,
+        events: Events = Events(),
+        clock: SaveClock | None = None,
     ) -> None:
         """Train up to the last step.
 
         Args:
             batches: to begin with the batch of number `self.step`.
-            on_log: takes each row of the log.
-            on_checkpoint: called when a checkpoint has been written.
+            events: what is called on the way.
+            clock: when checkpoints are written besides the one at the end; every five minutes
+                if not given.
 
         Raises:
             ValueError: the loss is no longer a number; what is on the disk stays.
+            Interrupted: Ctrl-C or SIGTERM came; the last step was finished and saved.
         """
-        log = self.folder / "log.csv"
+        clock = clock or SaveClock()
+        log, validation = (self.folder / name for name in ("log.csv", "validation.csv"))
         if self._process.is_first:
             forget_rows_after(log, self.step)
+            forget_rows_after(validation, self.step)
         self.network.train()
-        since, sums, seen = time.perf_counter(), dict[str, Tensor](), 0
+        since, seen = time.perf_counter(), 0
         remaining = iter(batches)
-        while self.step < self.schedule.steps:
-            images, targets = next(remaining)
-            for name, loss in self._train_step(images, targets).items():
-                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss
-            seen += len(images) * self._process.count
-            self.step += 1
-            is_last = self.step == self.schedule.steps
-            if self.step % self.schedule.log_every == 0:
-                row = self._row(sums, seen, time.perf_counter() - since)
-                since, sums, seen = time.perf_counter(), {}, 0
-                if self._process.is_first:
-                    append_row(log, row)
-                    on_log(row)
-            if self._process.is_first and (
-                is_last or self.step % self.schedule.checkpoint_every == 0
-            ):
-                self._check(sums)
-                self._save()
-                on_checkpoint()
+        with stop_on_signals() as stop:
+            while self.step < self.schedule.steps:
+                images, targets = next(remaining)
+                for name, loss in self._train_step(images, targets).items():
+                    self._sums[name] = self._sums.get(name, torch.zeros_like(loss)) + loss
+                seen += len(images) * self._process.count
+                self.step += 1
+                is_last = self.step == self.schedule.steps
+                if self.step % self.schedule.log_every == 0:
+                    row = self._row(seen, time.perf_counter() - since)
+                    since, seen, self._sums = time.perf_counter(), 0, {}
+                    if self._process.is_first:
+                        append_row(log, row)
+                        events.on_log(row)
+                if not self._process.is_first:
+                    continue
+                events.on_step(self.step)
+                if events.validate and (is_last or self.step % events.validate_every == 0):
+                    append_row(validation, {"step": self.step, **events.validate(self.step)})
+                    self.network.train()
+                if is_last or clock.is_due or stop.is_made:
+                    self._check()
+                    self._save()
+                    clock.saved()
+                    events.on_checkpoint()
+                if stop.is_made:
+                    raise Interrupted(self.step, self.checkpoint)
 
-    def _row(self, sums: Mapping[str, Tensor], images: int, elapsed: float) -> dict[str, float]:
-        total = self._check(sums) / self.schedule.log_every
-        losses = {name: float(value) / self.schedule.log_every for name, value in sums.items()}
+    def _row(self, images: int, elapsed: float) -> dict[str, float]:
+        total = self._check() / self.schedule.log_every
+        losses = {n: float(value) / self.schedule.log_every for n, value in self._sums.items()}
         rate = self.schedule.learning_rate_at(self.step - 1)
         return {
             "step": self.step,
@@ -135,9 +163,9 @@ class DetectorTrainer:
             "images_per_s": images / elapsed,
         }
 
-    def _check(self, sums: Mapping[str, Tensor]) -> float:
-        """The sum of losses; ValueError unless it is a number."""
-        total = sum(float(value) for value in sums.values())
+    def _check(self) -> float:
+        """The sum of losses since the last row; ValueError unless it is a number."""
+        total = sum(float(value) for value in self._sums.values())
         if not math.isfinite(total):
             raise ValueError(
                 f"step {self.step}: expected a finite loss, got {total}; nothing was saved since "
@@ -175,6 +203,7 @@ class DetectorTrainer:
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "sums": self._sums,
         }
         save_checkpoint(self.checkpoint, self.about, state)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bpr._published_weights import read_published
+from bpr._published_weights import Published, read_published
 from bpr._weight_files import (
     OtherTensors,
     check_ending,
@@ -114,6 +114,11 @@ def load_model(weights: str | Path = DEFAULT_WEIGHTS) -> LoadedModel:
     else:
         network, config = import_mmseg(path)
     return LoadedModel(network.eval(), config, file_sha256(path), name)
+
+
+def is_published_refiner(published: Published) -> bool:
+    """Whether a checkpoint has the tensors of a refinement network that its authors published."""
+    return _WIDTH_KEY in published.tensors
 
 
 def import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig]:

@@ -17,6 +17,9 @@ ARCHITECTURES = {
 }
 """Our name of an architecture -> timm's."""
 
+DEFAULT_ARCHITECTURE = "hrnet18s"
+"""Trained where neither a name nor weights to start from are given."""
+
 STRIDE = 32
 """Patches must be a multiple of this many pixels wide: the lowest branch sees 1/32."""
 

@@ -23,18 +23,11 @@ class Recipe:
     average_decay: float = 0.999  # of the running average that is kept (EMA); 0 keeps the last
     bfloat16: bool = True  # in forward passes; weights stay float32
     log_every: int = 50  # steps
-    checkpoint_every: int = 250  # steps
     validate_every: int = 1000  # steps
 
     def __post_init__(self) -> None:
         if self.steps <= 0:
             raise ValueError(f"steps: expected an int > 0, got {self.steps}")
-        if self.checkpoint_every % self.log_every:
-            # else a resumed run would average a row over fewer steps
-            raise ValueError(
-                f"checkpoint_every: expected a multiple of log_every ({self.log_every}), "
-                f"got {self.checkpoint_every}"
-            )
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then the schedule from the peak down to the final rate."""

@@ -16,11 +16,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from bpr._training_run import (
     ALONE,
+    Interrupted,
     Process,
+    SaveClock,
     append_row,
     forget_rows_after,
     load_checkpoint,
     save_checkpoint,
+    stop_on_signals,
 )
 from bpr.refiner.network import PatchNetwork, normalise, upsample
 from bpr.refiner.recipes import Recipe
@@ -74,6 +77,7 @@ class RefinerTrainer:
         self.best_score = float("-inf")
         self.optimizer = _optimizer(self.network, recipe)
         self.step = 0
+        self._sums = torch.zeros(3, device=self._device)  # of the steps since the last row
         if self.checkpoint.exists():
             self._resume()
         self._shared = process.shared(self.network)
@@ -83,6 +87,8 @@ class RefinerTrainer:
         batches: Iterable[tuple[Tensor, Tensor]],
         validate: Validate | None = None,
         on_log: Callable[[Mapping[str, float]], None] = lambda _: None,
+        on_step: Callable[[int], None] = lambda _: None,
+        clock: SaveClock | None = None,
     ) -> PatchNetwork:
         """Train up to the last step.
 
@@ -91,40 +97,53 @@ class RefinerTrainer:
                 batch of number `self.step`.
             validate: scores the averaged network every `validate_every` steps and at the end.
             on_log: takes each row of the log.
+            on_step: takes the number of steps done, after each.
+            clock: when checkpoints are written besides the one at the end; every five minutes
+                if not given.
 
         Returns:
             The network of averaged weights, in evaluation mode; with `validate`, as it was when
             it scored best.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM came; the last step was finished and saved.
         """
+        clock = clock or SaveClock()
         log = self.folder / "log.csv"
         validation = self.folder / "validation.csv"
         if self._process.is_first:
             forget_rows_after(log, self.step)
             forget_rows_after(validation, self.step)
         self.network.train()
-        since, sums, seen = time.perf_counter(), torch.zeros(3, device=self._device), 0
+        since, seen = time.perf_counter(), 0
         remaining = iter(batches)
-        while self.step < self.recipe.steps:
-            patches, targets = next(remaining)
-            sums += self._train_step(patches, targets)
-            seen += len(patches) * self._process.count
-            self.step += 1
-            if not self._process.is_first:
-                continue
-            if self.step % self.recipe.log_every == 0:
-                mean = (sums / self.recipe.log_every).tolist()
-                elapsed = time.perf_counter() - since
-                rate = self.recipe.learning_rate_at(self.step - 1)
-                row = dict(zip(LOG_FIELDS, (self.step, *mean, rate, seen / elapsed), strict=True))
-                append_row(log, row)
-                on_log(row)
-                since, seen = time.perf_counter(), 0
-                sums.zero_()
-            is_last = self.step == self.recipe.steps
-            if validate and (is_last or self.step % self.recipe.validate_every == 0):
-                self._validate(validate, validation)
-            if is_last or self.step % self.recipe.checkpoint_every == 0:
-                self._save()
+        with stop_on_signals() as stop:
+            while self.step < self.recipe.steps:
+                patches, targets = next(remaining)
+                self._sums += self._train_step(patches, targets)
+                seen += len(patches) * self._process.count
+                self.step += 1
+                if not self._process.is_first:
+                    continue
+                if self.step % self.recipe.log_every == 0:
+                    mean = (self._sums / self.recipe.log_every).tolist()
+                    elapsed = time.perf_counter() - since
+                    rate = self.recipe.learning_rate_at(self.step - 1)
+                    values = (self.step, *mean, rate, seen / elapsed)
+                    row = dict(zip(LOG_FIELDS, values, strict=True))
+                    append_row(log, row)
+                    on_log(row)
+                    since, seen = time.perf_counter(), 0
+                    self._sums.zero_()
+                on_step(self.step)
+                is_last = self.step == self.recipe.steps
+                if validate and (is_last or self.step % self.recipe.validate_every == 0):
+                    self._validate(validate, validation)
+                if is_last or clock.is_due or stop.is_made:
+                    self._save()
+                    clock.saved()
+                if stop.is_made:
+                    raise Interrupted(self.step, self.checkpoint)
         if self.best is not None:
             self.average.load_state_dict(self.best)
         return self.average
@@ -179,6 +198,7 @@ class RefinerTrainer:
                 "best": self.best,
                 "best_score": self.best_score,
                 "optimizer": self.optimizer.state_dict(),
+                "sums": self._sums,
             },
         )
 
@@ -188,7 +208,7 @@ class RefinerTrainer:
         self.average.load_state_dict(state["average"])
         self.best, self.best_score = state["best"], state["best_score"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self._sums = state["step"], state["sums"]
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

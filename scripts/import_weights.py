@@ -10,10 +10,9 @@ from pathlib import Path
 
 from bpr._extras import require
 from bpr._published_weights import read_published
-from bpr._weight_files import OtherTensors
-from bpr.detector.layouts import find_layout
+from bpr._weight_files import OtherTensors, read_safetensors
 from bpr.detector.presets import PRESETS
-from bpr.refiner.checkpoints import convert_weights
+from bpr.refiner.checkpoints import convert_weights, is_published_refiner
 
 SHOWN = 8  # tensors or names of each kind; --list prints all
 
@@ -24,8 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SRC",
-        help="published .pth or .pkl: BPR, detectron2, BMask R-CNN, mmdetection, RefineMask or "
-        "torchvision; never executed",
+        help="published .pth, .pkl or .safetensors, or a folder with model.safetensors: BPR, "
+        "detectron2, BMask R-CNN, mmdetection, RefineMask or torchvision, Lightning's checkpoints "
+        "of these included; never executed",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="safetensors file to write")
     parser.add_argument(
@@ -36,27 +36,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "fit the same tensors differ in training and in the sizes of images)",
     )
     parser.add_argument(
+        "--which",
+        choices=["model", "ema"],
+        default="model",
+        help="take the weights, or the moving average that some files have beside them "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--list", action="store_true", help="print what became of every tensor of a detector"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and say what was read."""
-    if arguments.source.suffix == ".safetensors":
+    if _is_ours(arguments.source):
         raise ValueError(
-            f"{arguments.source}: expected a published checkpoint (.pth, .pkl), got a safetensors "
-            "file; those of bpr are used as they are"
+            f"{arguments.source}: expected a checkpoint of another program, got weights of bpr; "
+            "they are used as they are"
         )
-    layout = find_layout(read_published(arguments.source).tensors)
-    if layout is None:
+    if is_published_refiner(read_published(arguments.source, arguments.which)):
         return _import_refiner(arguments)
     return _import_detector(arguments)
 
 
+def _is_ours(source: Path) -> bool:
+    if source.suffix != ".safetensors" or not source.is_file():
+        return False
+    return not {"bpr", "bpr-detector"}.isdisjoint(read_safetensors(source)[0])
+
+
 def _import_refiner(arguments: argparse.Namespace) -> int:
-    if arguments.preset is not None or arguments.list:
+    if arguments.preset is not None or arguments.list or arguments.which != "model":
         raise ValueError(
-            f"--preset, --list: expected a detector, got other weights in {arguments.source}"
+            f"--preset, --list, --which: expected a detector, got weights of a refiner in "
+            f"{arguments.source}"
         )
     report = convert_weights(arguments.source, arguments.out)
     config = report.config
@@ -74,7 +87,9 @@ def _import_detector(arguments: argparse.Namespace) -> int:
     from bpr.detector.checkpoints import convert_detector
 
     try:
-        report = convert_detector(arguments.source, arguments.out, arguments.preset)
+        report = convert_detector(
+            arguments.source, arguments.out, arguments.preset, arguments.which
+        )
     except OtherTensors as error:
         if arguments.list:
             for name in error.missing:
@@ -87,18 +102,20 @@ def _import_detector(arguments: argparse.Namespace) -> int:
         f"{arguments.out}: {info.preset}, {len(info.categories)} categories, read as "
         f"{report.layout}'s"
     )
-    print(
-        f"tensors: {len(report.renamed)} used, {len(report.missing)} missing, "
-        f"{len(report.left_over)} left over"
-    )
+    print(f"taken: {report.taken}")
+    for assumption in report.assumed:
+        print(f"assumed: {assumption}")
+    for name, value in info.changes.items():
+        print(f"unlike the preset: {name} is {value}")
+    print(f"tensors: {len(report.renamed)} used, {len(report.left_over)} left over")
     if arguments.list:
         for name, own in report.renamed.items():
             print(f"used: {name} -> {own}")
-    for name in report.missing if arguments.list else report.missing[:SHOWN]:
-        print(f"missing, set to its default: {name}")
+    if report.missing:
+        print(f"batch norms: {len(report.missing)} statistics missing, set to mean 0, variance 1")
     for name in report.left_over if arguments.list else report.left_over[:SHOWN]:
         print(f"left over, of no use in inference: {name}")
-    if not arguments.list and max(len(report.missing), len(report.left_over)) > SHOWN:
+    if not arguments.list and len(report.left_over) > SHOWN:
         print("--list prints them all")
     names = info.categories.names
     print(f"categories: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}")

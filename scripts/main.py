@@ -79,8 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         print(f"{said}: expected more memory than there is. {error}".rstrip(), file=sys.stderr)
         return INPUT_FAILED
-    except KeyboardInterrupt:
-        print(f"\n{said}: interrupted. {_GOES_ON}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        # a training says what it saved
+        done = f"{error}; the same command resumes there." if str(error) else _GOES_ON
+        print(f"\n{said}: interrupted. {done}", file=sys.stderr)
         return INTERRUPTED
 
 

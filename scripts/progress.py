@@ -28,12 +28,14 @@ class ProgressLine:
     Args:
         what: plural noun of what is counted.
         total: how many there are.
+        at_once: whether a plain line is printed for the first item, before any seconds have
+            passed.
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int, at_once: bool = False) -> None:
         self._what, self._total = what, total
         self._bar = tqdm(total=total, unit=f" {what}") if sys.stderr.isatty() else None
-        self._last = time.monotonic()
+        self._last = -SECONDS_BETWEEN_LINES if at_once else time.monotonic()
 
     def __enter__(self) -> ProgressLine:
         return self

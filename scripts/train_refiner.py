@@ -13,9 +13,15 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from bpr._training_run import Process, joined
+from bpr._training_run import Pace, Process, joined, uses_bfloat16
 from bpr.pipeline.settings import PatchSettings
-from bpr.pipeline.training.patch_dataset import PatchDataset, Patches, open_patches
+from bpr.pipeline.training.curves import draw_curves
+from bpr.pipeline.training.patch_dataset import (
+    PatchDataset,
+    Patches,
+    open_patches,
+    patch_geometry,
+)
 from bpr.pipeline.training.patch_stream import (
     LabelledImage,
     PatchStream,
@@ -24,14 +30,19 @@ from bpr.pipeline.training.patch_stream import (
 )
 from bpr.pipeline.training.validation import validate
 from bpr.refiner.checkpoints import load_model, save_model
-from bpr.refiner.model_config import ARCHITECTURES, ModelConfig
+from bpr.refiner.model_config import ARCHITECTURES, DEFAULT_ARCHITECTURE, ModelConfig
 from bpr.refiner.network import PatchNetwork, imagenet_network
 from bpr.refiner.recipes import RECIPES
 from bpr.refiner.torch_predictor import TorchPredictor
 from bpr.refiner.training import RefinerTrainer, Validate
 from bpr.scripts.options import parse_path
 from bpr.scripts.progress import ProgressLine
-from bpr.scripts.training_options import add_training_options, set_threads, with_origin
+from bpr.scripts.training_options import (
+    add_training_options,
+    save_clock,
+    set_threads,
+    with_origin,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +68,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder for checkpoint, log.csv and weights; the same command goes on from there",
     )
     parser.add_argument(
-        "--architecture", choices=list(ARCHITECTURES), default="hrnet18s", help="%(default)s"
+        "--architecture",
+        choices=list(ARCHITECTURES),
+        help="of the network (default: that of the weights in --start-from, else hrnet18s)",
     )
     parser.add_argument(
         "--start-from",
@@ -119,6 +132,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace, process: Process) -> None:
     source, about = _source(arguments)
     recipe = RECIPES[arguments.recipe]
+    if recipe.bfloat16 or arguments.precision != "auto":
+        in_bfloat16 = uses_bfloat16(arguments.precision, process.device)
+        recipe = replace(recipe, bfloat16=in_bfloat16)
+    clock = save_clock(arguments)
     if arguments.steps is not None:
         recipe = replace(recipe, steps=arguments.steps)
     torch.manual_seed(arguments.seed)
@@ -148,19 +165,31 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         trainer.run(loader)
         return
     print(f"{len(source)} {what}; step {trainer.step} of {recipe.steps}")
-    with ProgressLine("steps", recipe.steps) as progress:
+    pace, said = Pace(trainer.step, recipe.steps), ""
+
+    def log(row: Mapping[str, float]) -> None:
+        nonlocal said
+        said = f"loss {row['loss']:.4f}, {row['patches_per_s']:.0f} patches/s, "
+        logs = [arguments.out / name for name in ("log.csv", "validation.csv")]
+        draw_curves(logs, arguments.out / "curves.png")
+
+    with ProgressLine("steps", recipe.steps, at_once=True) as progress:
         network = trainer.run(
             loader,
             _validation(arguments, process.device),
-            lambda row: progress.show(
-                int(row["step"]),
-                f"loss {row['loss']:.4f}, {row['patches_per_s']:.0f} patches/s",
-            ),
+            log,
+            lambda step: progress.show(step, said + pace.time_left(step)),
+            clock,
         )
-    weights = arguments.out / f"{arguments.architecture}.safetensors"
+    weights = arguments.out / f"{network.architecture}.safetensors"
+    patch_size, padding = (
+        (None, 0) if isinstance(source, list) else patch_geometry(arguments.patches)
+    )
     config = ModelConfig(
-        architecture=arguments.architecture,
+        architecture=network.architecture,
         input_size=arguments.input_size,
+        patch_size=patch_size,
+        padding=padding,
         data=with_origin(arguments.data, origin.data if origin else ""),
         licence=with_origin(arguments.licence, origin.licence if origin else ""),
     )
@@ -181,12 +210,13 @@ def _source(arguments: argparse.Namespace) -> tuple[list[LabelledImage] | Patche
 
 def _first_network(arguments: argparse.Namespace) -> tuple[PatchNetwork, ModelConfig | None]:
     """The network to begin with, and what is known of the weights that it has from elsewhere."""
+    architecture = arguments.architecture or DEFAULT_ARCHITECTURE
     if arguments.start_from is None:
-        return PatchNetwork(arguments.architecture), None
+        return PatchNetwork(architecture), None
     if arguments.start_from == "imagenet":
-        return imagenet_network(arguments.architecture), None
+        return imagenet_network(architecture), None
     model = load_model(arguments.start_from)
-    if model.config.architecture != arguments.architecture:
+    if arguments.architecture not in (None, model.config.architecture):
         raise ValueError(
             f"--start-from {arguments.start_from}: expected weights of {arguments.architecture}, "
             f"got {model.config.architecture} (see --architecture)"

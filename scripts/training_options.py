@@ -7,6 +7,8 @@ import argparse
 import cv2
 import torch
 
+from bpr._training_run import CHECKPOINT_S, SaveClock
+
 
 def add_training_options(parser: argparse.ArgumentParser, loaders: int, task: str) -> None:
     """Where a training runs, and what its weights say of themselves.
@@ -29,6 +31,21 @@ def add_training_options(parser: argparse.ArgumentParser, loaders: int, task: st
         help=f"processes that {task}, for each that trains (default: %(default)s)",
     )
     parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="of forward passes: auto is bfloat16 where the processor computes in it, which is "
+        "faster; elsewhere it is several times slower (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=CHECKPOINT_S / 60,
+        metavar="M",
+        help="from one checkpoint to the next; Ctrl-C and SIGTERM save one too "
+        "(default: %(default)g)",
+    )
+    parser.add_argument(
         "--data", default="", help="what the photographs are, for the weights' file"
     )
     parser.add_argument("--licence", default="", help="what that allows, likewise")
@@ -47,6 +64,19 @@ def set_threads(arguments: argparse.Namespace) -> None:
     cv2.setNumThreads(1)  # the loaders are the parallelism
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
+
+
+def save_clock(arguments: argparse.Namespace) -> SaveClock:
+    """What `add_training_options` says of checkpoints.
+
+    Raises:
+        ValueError: no time at all.
+    """
+    if not arguments.checkpoint_minutes > 0:
+        raise ValueError(
+            f"--checkpoint-minutes: expected a number > 0, got {arguments.checkpoint_minutes:g}"
+        )
+    return SaveClock(60 * arguments.checkpoint_minutes)
 
 
 def _seed(text: str) -> int:

@@ -47,5 +47,5 @@ def save_random_detector(path: Path) -> Path:
         last = model.roi_heads.mask_branch.mask_predictor.mask_fcn_logits
         torch.nn.init.normal_(last.weight, std=1.0)
     categories = Categories(tuple(CITYSCAPES), tuple(CITYSCAPES.values()))
-    save_detector(path, model, DetectorInfo("lite", categories))
+    save_detector(path, model, DetectorInfo(preset="lite", categories=categories))
     return path

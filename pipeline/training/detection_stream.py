@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -39,14 +39,16 @@ class DetectionSource:
     Args:
         truth: accurate masks: COCO, Cityscapes or instance maps.
         images: the photographs.
+        without: names of images that are left out.
     """
 
     truth: GroundTruth
     images: ImageIndex
+    without: Set[str] = frozenset()
 
     def keys(self) -> list[str]:
         """Names of the images, sorted."""
-        return sorted(self.truth.keys())
+        return sorted(set(self.truth.keys()) - self.without)
 
     def categories(self) -> Mapping[int, str]:
         """Names by label, in the order of the labels."""
@@ -68,10 +70,12 @@ class DetectionSource:
                 f"{path}: expected an image of the size of its ground truth, "
                 f"{size_text(truth.size)}, got {size_text(size)}"
             )
-        unknown = {item.label for item in truth.objects} - self.categories().keys()
+        known = self.categories().keys()
+        unknown = [item for item in truth.objects if item.label not in known]
         if unknown:
+            listed = ", ".join(f"{item.label} of annotation {item.id}" for item in unknown)
             raise ValueError(
-                f"ground truth of {key}: expected labels of its categories, got {min(unknown)}"
+                f"ground truth of {key}: expected labels of its categories, got {listed}"
             )
         objects = tuple(item for item in truth.objects if not item.mask.is_empty)
         return PhotographWithObjects(pixels, objects)
@@ -110,6 +114,7 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
         settings: what a batch holds.
         start: number of the first batch.
         stride: from each batch to the next: how many processes train together.
+        repeats: how often an image comes in a round, by its name; others come once.
 
     Yields:
         Batches. An error ends them and comes as a value: raised in a loader process, it would
@@ -122,10 +127,12 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
         settings: DetectionBatches,
         start: int = 0,
         stride: int = 1,
+        repeats: Mapping[str, int] | None = None,
     ) -> None:
         self._source, self._settings = source, settings
         self._start, self._stride = start, stride
-        self._keys = source.keys()
+        times = repeats or {}
+        self._keys = [key for key in source.keys() for _ in range(times.get(key, 1))]  # noqa: SIM118
         self._numbers = {label: k for k, label in enumerate(source.categories(), start=1)}
         if not self._keys:
             raise ValueError("ground truth: expected images, found none")

@@ -141,6 +141,31 @@ def open_patches(folder: Path, split: str = "train") -> Patches:
     )
 
 
+def patch_geometry(folder: Path, split: str = "train") -> tuple[int | None, int]:
+    """Patch size and padding that a dataset was cut with, for the weights that are trained on it.
+
+    Args:
+        folder: see `open_patches`.
+        split: of the dataset.
+
+    Returns:
+        Side in image pixels, None where it follows the object; pixels of context around it. Of a
+        dataset without a manifest, which the authors' tools write, the side of its patches and 0.
+
+    Raises:
+        ValueError: there is no such dataset, or its manifest does not state them.
+    """
+    manifest = folder / manifest_name(split)
+    if manifest.is_file():
+        try:
+            patches = json.loads(manifest.read_bytes())["settings"]["patches"]
+            return patches["patch_size"], patches["padding"]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f"{manifest}: expected the manifest of a patch dataset") from None
+    pixels, _, _ = open_patches(folder, split).read(0)
+    return pixels.shape[0], 0
+
+
 class PatchDataset(IterableDataset[tuple[UInt8Array, UInt8Array]]):
     """Endless batches; batch number k depends on the dataset, the settings and k alone.
 

@@ -101,7 +101,7 @@ def test_a_detector_learns_photographs_by_heart(system: str, tmp_path: Path) -> 
     model = build_detector(preset, 1)
     DetectorTrainer(model, SCHEDULE, tmp_path, {}).run(batches(), print)
     model.eval()
-    info = DetectorInfo("small", CATEGORIES)
+    info = DetectorInfo(preset="small", categories=CATEGORIES)
     with torch.inference_mode():
         found = [
             model([torch.from_numpy(scene.image.transpose(2, 0, 1).copy()).float() / 255])[0]
