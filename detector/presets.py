@@ -353,14 +353,9 @@ def change_preset(preset: Preset, changes: Mapping[str, Any]) -> Preset:
         if not is_fit:
             raise ValueError(f"{name}: expected {expected}, got {value!r}")
     own = {field.name for field in fields(Preset)}
-    values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()
-    }
-    conventions = replace(
-        preset.conventions, **{name: value for name, value in values.items() if name not in own}
-    )
-    return replace(
-        preset,
-        conventions=conventions,
-        **{name: value for name, value in values.items() if name in own},
-    )
+    of_preset: dict[str, Any] = {}
+    of_conventions: dict[str, Any] = {}
+    for name, value in changes.items():
+        kept = tuple(value) if isinstance(value, list) else value
+        (of_preset if name in own else of_conventions)[name] = kept
+    return replace(preset, conventions=replace(preset.conventions, **of_conventions), **of_preset)

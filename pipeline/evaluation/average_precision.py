@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, GroundTruth
@@ -22,7 +22,13 @@ from bpr.pipeline.evaluation.coco_ap import (
     coco_ap,
     lvis_ap,
 )
-from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.evaluation.error_types import ErrorCounts, error_types
+from bpr.pipeline.evaluation.matching import MatchSettings, match
+from bpr.pipeline.evaluation.pixel_accuracy import (
+    PixelAccuracy,
+    mean_accuracy,
+    pixel_accuracy,
+)
 from bpr.pipeline.formats.coco import ImageId
 from bpr.pipeline.instance import Prediction
 
@@ -34,6 +40,8 @@ class Averages:
     values: Mapping[str, float]
     by_label: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of each measure that knows categories: by category name."""
+    errors: ErrorCounts = field(default_factory=ErrorCounts)
+    accuracy: PixelAccuracy | None = None  # mean over the objects found
 
 
 @dataclass(eq=False)
@@ -72,6 +80,9 @@ class AveragePrecisions:
         self._rules = rules_of(truth, class_agnostic)
         self._ratio = boundary_ratio
         self._records = CocoRecords(class_agnostic)
+        self._matching = MatchSettings(class_agnostic=class_agnostic)
+        self._errors = ErrorCounts()
+        self._accuracies: list[PixelAccuracy] = []
         self._cityscapes: tuple[CityscapesAp, CityscapesAp] | None = None
         if self._rules == CITYSCAPES:
             categories = truth.categories or {}
@@ -105,6 +116,12 @@ class AveragePrecisions:
         as_read: bool = True,
     ) -> None:
         """Note the instances of an image, as they were read or with other masks."""
+        self._errors += error_types(truth, prediction, self._agnostic)
+        self._accuracies += [
+            pixel_accuracy(found.instance.mask, found.annotation.mask, truth.ignore)
+            for found in match(truth, prediction, self._matching).matches
+            if found.instance is not None
+        ]
         if self._cityscapes is None:
             self._records.add(image_id, prediction, as_read)
             return
@@ -113,6 +130,13 @@ class AveragePrecisions:
 
     def averages(self, truths: Truths) -> Averages:
         """Run the evaluators."""
+        return replace(
+            self._precisions(truths),
+            errors=self._errors,
+            accuracy=mean_accuracy(self._accuracies),
+        )
+
+    def _precisions(self, truths: Truths) -> Averages:
         if self._cityscapes is not None:
             masks, boundaries = (measure.result() for measure in self._cityscapes)
             return _cityscapes_averages(masks, boundaries)

@@ -238,7 +238,18 @@ def lvis_ap(
     result = _result(evaluation, class_agnostic=False)
     # it has other recalls, of up to 300 instances
     values = {name: value for name, value in result.values.items() if name.startswith("AP")}
-    return CocoResult(values, result.by_label)
+    return CocoResult({**values, **_by_frequency(dataset, result.by_label)}, result.by_label)
+
+
+def _by_frequency(dataset: Mapping[str, Any], by_label: Mapping[int, float]) -> dict[str, float]:
+    """AP of rare, common and frequent categories, where the json says which those are."""
+    values = {}
+    for letter in "rcf":
+        labels = [item["id"] for item in dataset["categories"] if item.get("frequency") == letter]
+        known = [by_label[label] for label in labels if not math.isnan(by_label[label])]
+        if labels:
+            values[f"AP_{letter}"] = sum(known) / len(known) if known else math.nan
+    return values
 
 
 def _faster(

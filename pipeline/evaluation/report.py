@@ -105,6 +105,7 @@ def _run(evaluation: Evaluation, run: RunResult) -> Json:
         }
         if run.averages
         else {},
+        **_kinds(run),
         "groups": _groups(evaluation, run.scores),
     }
     if run is not evaluation.base:
@@ -125,6 +126,13 @@ def _run(evaluation: Evaluation, run: RunResult) -> Json:
             },
         }
     return content
+
+
+def _kinds(run: RunResult) -> Json:
+    """Errors by kind, and the share of right pixels near outlines and away from them."""
+    if run.averages is None or run.averages.accuracy is None:
+        return {}
+    return {"errors": asdict(run.averages.errors), "pixel_accuracy": asdict(run.averages.accuracy)}
 
 
 def _groups(evaluation: Evaluation, scores: ScoreTable) -> Json:

@@ -52,6 +52,8 @@ def all_tables(report: Json) -> list[Table]:
     precisions = precision_table(report)
     if len(precisions.head) > 1:
         tables.append(precisions)
+    if "errors" in report["runs"][0]:
+        tables.append(errors_table(report))
     focus = find_run(report, report["focus"])
     if focus is None:
         tables += [_plain_groups(report, kind) for kind in ("size", "category")]
@@ -108,6 +110,21 @@ def precision_table(report: Json) -> Table:
         for run in report["runs"]
     ]
     return Table("Average precision, %", ("run", *names), tuple(rows))
+
+
+def errors_table(report: Json) -> Table:
+    """Errors by kind, and right pixels near outlines and away from them, of every run."""
+    kinds = list(report["runs"][0]["errors"])
+    rows = [
+        (
+            run["name"],
+            *(str(run["errors"][kind]) for kind in kinds),
+            *(percent(run["pixel_accuracy"][where]) for where in ("boundary", "away")),
+        )
+        for run in report["runs"]
+    ]
+    head = ("run", *(kind.replace("_", " ") for kind in kinds), "near outlines %", "away %")
+    return Table("Errors by kind, and right pixels", head, tuple(rows))
 
 
 def comparison_table(report: Json, focus: Json) -> Table:

@@ -32,9 +32,7 @@ SYSTEMS = {
     "cascade_bmask_rcnn": {"mask_branch": "bmask", "cascade": True},
     "refinemask": {"mask_branch": "refinemask", "box_loss_weight": 2.0},
 }
-SCHEDULE = Schedule(
-    400, 4, 0.02, (320,), warmup_steps=30, clip_norm=10, log_every=20, checkpoint_every=400
-)
+SCHEDULE = Schedule(400, 4, 0.02, (320,), warmup_steps=30, clip_norm=10, log_every=20)
 CATEGORIES = Categories(("object",), (1,))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -11,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bpr._training_run import Interrupted, SaveClock, load_checkpoint
 from bpr.detector.presets import PRESETS
 from bpr.detector.schedule import Schedule
-from bpr.detector.training import Batch, DetectorTrainer
+from bpr.detector.training import Batch, DetectorTrainer, Events
 from tests.detector.conftest import scene, tiny_detector
 
-SHORT = Schedule(6, 2, 0.005, (4,), warmup_steps=2, clip_norm=10, log_every=1, checkpoint_every=3)
+SHORT = Schedule(6, 2, 0.005, (4,), warmup_steps=2, clip_norm=10, log_every=2)
 
 
 def batch(number: int) -> Batch:
@@ -32,6 +35,11 @@ def batch(number: int) -> Batch:
 
 def batches(start: int) -> Iterator[Batch]:
     return map(batch, count(start))
+
+
+def every_third_step() -> SaveClock:
+    """A clock that ticks when it is read: at every third of its readings a checkpoint is due."""
+    return SaveClock(3, now=count().__next__)
 
 
 class Killed(Exception):
@@ -75,17 +83,54 @@ def test_a_killed_training_resumes_to_the_same_weights_and_losses(
     expected.run(batches(0))
 
     with pytest.raises(Killed):
-        trainer(broken, **fields).run(killed_after(5))
+        trainer(broken, **fields).run(killed_after(5), clock=every_third_step())
     torch.manual_seed(99)  # another process has drawn other numbers
     resumed = trainer(broken, **fields)
-    assert resumed.step == 3, "the last checkpoint before the kill"
+    assert resumed.step == 3, "the last checkpoint before the kill, inside a row of the log"
     resumed.run(batches(resumed.step))
 
     actual = resumed.network.state_dict()
     for name, value in expected.network.state_dict().items():
         assert torch.equal(value, actual[name]), name
     assert losses(whole) == losses(broken)
-    assert len(losses(whole)) == SHORT.steps
+    assert len(losses(whole)) == SHORT.steps // SHORT.log_every
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path, number: signal.Signals) -> None:
+    def interrupted() -> Iterator[Batch]:
+        for position in count():
+            if position == 2:
+                os.kill(os.getpid(), number)
+            yield batch(position)
+
+    training = trainer(tmp_path)
+    with pytest.raises(Interrupted, match=r"saved after step 3 to .*checkpoint\.pt"):
+        training.run(interrupted())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    found = load_checkpoint(training.checkpoint, training.about, torch.device("cpu"))
+    assert found["step"] == 3
+    resumed = trainer(tmp_path)
+    resumed.run(batches(3))
+    whole = trainer(tmp_path / "whole")
+    whole.run(batches(0))
+    actual = resumed.network.state_dict()
+    assert all(torch.equal(value, actual[n]) for n, value in whole.network.state_dict().items())
+    assert losses(tmp_path) == losses(tmp_path / "whole")
+
+
+def test_scores_are_logged_and_training_resumes_its_mode(tmp_path: Path) -> None:
+    training, seen = trainer(tmp_path), []
+
+    def validate(step: int) -> dict[str, float]:
+        training.network.eval()
+        seen.append(step)
+        return {"AP": step / 10}
+
+    training.run(batches(0), Events(validate=validate, validate_every=4))
+    assert seen == [4, 6]
+    assert training.network.training
+    assert (tmp_path / "validation.csv").read_text().splitlines() == ["step,AP", "4,0.4", "6,0.6"]
 
 
 def test_a_finished_training_is_not_trained_again_and_another_is_refused(tmp_path: Path) -> None:
@@ -93,7 +138,7 @@ def test_a_finished_training_is_not_trained_again_and_another_is_refused(tmp_pat
     again = trainer(tmp_path)
     assert again.step == SHORT.steps
     again.run(iter(()))
-    assert len(logged(tmp_path)) == SHORT.steps
+    assert len(logged(tmp_path)) == SHORT.steps // SHORT.log_every
     with pytest.raises(ValueError, match=r"another training \(learning_rate was 0\.005, is 0\.1\)"):
         trainer(tmp_path, replace(SHORT, learning_rate=0.1))
 
@@ -101,13 +146,13 @@ def test_a_finished_training_is_not_trained_again_and_another_is_refused(tmp_pat
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_saved(tmp_path: Path) -> None:
     schedule = replace(SHORT, learning_rate=1e9, warmup_steps=0, clip_norm=float("inf"))
     with pytest.raises(ValueError, match=r"step \d: expected a finite loss, got (nan|inf)"):
-        trainer(tmp_path, replace(schedule, checkpoint_every=6)).run(batches(0))
+        trainer(tmp_path, schedule).run(batches(0))
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_the_last_steps_are_looked_at_too_where_they_fill_no_row_of_the_log(tmp_path: Path) -> None:
     schedule = replace(SHORT, learning_rate=1e9, warmup_steps=0, clip_norm=float("inf"))
-    schedule = replace(schedule, steps=4, drops=(), log_every=20, checkpoint_every=20)
+    schedule = replace(schedule, steps=4, drops=(), log_every=20)
     with pytest.raises(ValueError, match="step 4: expected a finite loss"):
         trainer(tmp_path, schedule).run(batches(0))
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -115,7 +160,7 @@ def test_the_last_steps_are_looked_at_too_where_they_fill_no_row_of_the_log(tmp_
 
 def test_training_in_bfloat16_learns_too(tmp_path: Path) -> None:
     model = tiny_detector(train_samples=64)
-    schedule = replace(SHORT, steps=25, drops=(), log_every=5, checkpoint_every=25)
+    schedule = replace(SHORT, steps=25, drops=(), log_every=5)
     DetectorTrainer(model, schedule, tmp_path, {}, bfloat16=True).run(batches(0))
     rows = logged(tmp_path)
     assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])

@@ -1,6 +1,8 @@
 """Training learns, and goes on after a kill as if nothing had happened."""
 
 import csv
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
@@ -12,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bpr._training_run import Interrupted, SaveClock
 from bpr.refiner.network import PatchNetwork, normalise, upsample
 from bpr.refiner.recipes import RECIPES, Recipe
 from bpr.refiner.training import LOG_FIELDS, RefinerTrainer
 
 SIDE = 32
-SHORT = Recipe(steps=8, warmup_steps=2, log_every=1, checkpoint_every=4)
+SHORT = Recipe(steps=8, warmup_steps=2, log_every=2)
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
@@ -66,15 +69,27 @@ def test_a_killed_training_resumes_to_the_same_weights_and_the_same_losses(tmp_p
     expected = trainer(whole).run(batches(0))
 
     with pytest.raises(Killed):
-        trainer(broken).run(killed_after(6, 0))
+        trainer(broken).run(killed_after(6, 0), clock=SaveClock(5, now=count().__next__))
     resumed = trainer(broken)
-    assert resumed.step == 4, "the last checkpoint before the kill"
+    assert resumed.step == 5, "the last checkpoint before the kill, inside a row of the log"
     actual = resumed.run(batches(resumed.step))
 
     for name, value in expected.state_dict().items():
         assert torch.equal(value, actual.state_dict()[name]), name
     losses = [[(row["step"], row["loss"]) for row in logged(folder)] for folder in (whole, broken)]
     assert losses[0] == losses[1]
+
+
+def test_sigterm_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[tuple[Tensor, Tensor]]:
+        for number in count():
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch(number)
+
+    with pytest.raises(Interrupted, match="saved after step 3"):
+        trainer(tmp_path).run(interrupted())
+    assert trainer(tmp_path).step == 3
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
@@ -86,7 +101,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
 
 
 def test_training_learns_to_follow_the_image_instead_of_the_coarse_mask(tmp_path: Path) -> None:
-    recipe = Recipe(steps=60, learning_rate=1e-3, warmup_steps=5, log_every=10, checkpoint_every=60)
+    recipe = Recipe(steps=60, learning_rate=1e-3, warmup_steps=5, log_every=10)
     trainer(tmp_path, recipe).run(batches(0))
     rows = logged(tmp_path)
     assert tuple(rows[0]) == LOG_FIELDS
@@ -145,7 +160,7 @@ def test_the_papers_recipe_follows_its_schedule() -> None:
 
 
 def test_the_papers_optimizer_decays_everything_and_averages_nothing(tmp_path: Path) -> None:
-    recipe = replace(RECIPES["paper"], steps=2, log_every=1, checkpoint_every=1)
+    recipe = replace(RECIPES["paper"], steps=2, log_every=1)
     papers = trainer(tmp_path, recipe)
     reference = trainer(tmp_path / "other", recipe).network.train()
     by_hand = torch.optim.SGD(reference.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
