@@ -51,7 +51,7 @@ _PARTS = {
     "rpn.": "proposal network",
     "roi_heads.box_stages.": "box head",
     "roi_heads.mask_branch.": "mask branch",
-    "roi_heads.keypoint": "keypoint head",
+    "roi_heads.points.": "keypoint head",
 }
 
 

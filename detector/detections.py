@@ -28,6 +28,7 @@ class Detections:
     scores: Tensor  # (N,) float32 in [0, 1]
     mask_probabilities: Tensor  # (N, S, S) float32 in [0, 1], over the box
     size: tuple[int, int]  # height, width of the image
+    keypoints: Tensor | None = None  # (N, K, 3) float32 x, y in pixels, logit; None: no such head
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -78,6 +78,7 @@ _TORCHVISION: list[_Rule] = [
     ),
     (r"^roi_heads\.(mask_head|mask_predictor)\.", r"roi_heads.mask_branch.\1."),
     (r"^roi_heads\.box_(head|predictor)\.", r"roi_heads.box_stages.0.\1."),
+    (r"^roi_heads\.keypoint_(head|predictor)\.", r"roi_heads.points.\1."),
 ]
 _FCN_OF: dict[str, list[_Rule]] = {
     "detectron2": [
@@ -229,7 +230,7 @@ def convert(tensors: Mapping[str, Tensor], layout: str, bgr: bool | None = None)
         for pattern, replacement in rules:
             new = re.sub(pattern, replacement, new)
         if not new.startswith(("backbone.body.", "backbone.fpn.", "rpn.head.")) and not re.match(
-            r"roi_heads\.(box_stages|mask_branch)\.", new
+            r"roi_heads\.(box_stages|mask_branch|points)\.", new
         ):
             unknown.append(name)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from bpr.detector.boundary_band import TRAIN_WIDTH, boundary_band, merge, upsample
+from bpr.detector.boundary_band import BANDS, TRAIN_WIDTH, merge, upsample
 from bpr.detector.mask_branch import (
     MaskBranch,
     at_label,
@@ -86,30 +87,37 @@ class RefineStage(nn.Module):
     Source: Zhang et al., CVPR 2021 (arXiv:2104.08569), fig. 4.
     """
 
-    def __init__(self, semantic: int, channels: int, categories: int) -> None:
+    def __init__(
+        self, semantic: int, channels: int, categories: int, fusion: str, sees_image: bool
+    ) -> None:
         super().__init__()
-        self.semantic_transform_in = ReluConv2d(semantic, channels, 1)
-        self.semantic_transform_out = ReluConv2d(channels, channels, 1)
+        self._sees_image = sees_image
+        if sees_image:
+            self.semantic_transform_in = ReluConv2d(semantic, channels, 1)
+            self.semantic_transform_out = ReluConv2d(channels, channels, 1)
         self.instance_logits = nn.Conv2d(channels, categories, 1)
-        self.fuse_conv = nn.Sequential(
-            ReluConv2d(2 * channels + 2, channels, 1), MultiBranchFusion(channels)
-        )
-        self.fuse_transform_out = ReluConv2d(channels, channels // 2 - 2, 1)
+        inputs = 2 * channels + 2 if sees_image else channels + 1
+        side = 3 if fusion == "conv3" else 1
+        first = ReluConv2d(inputs, channels, side, padding=side // 2)
+        fused = [first, MultiBranchFusion(channels)] if fusion == "sfm" else [first]
+        self.fuse_conv = nn.Sequential(*fused)
+        self.fuse_transform_out = ReluConv2d(channels, channels // 2 - (2 if sees_image else 1), 1)
 
     def forward(
         self,
         instance: Tensor,
-        semantic: Tensor,
-        semantic_mask: Tensor,
+        semantic: Tensor | None,
+        semantic_mask: Tensor | None,
         rois: Tensor,
         indices: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Draw a mask and go on.
+        """Predict this stage's mask and the features for the next stage.
 
         Args:
             instance: (N, C, S, S).
-            semantic: (B, C, H, W) what `semantic_transform_in` made of the whole images.
-            semantic_mask: (B, 1, H, W) probability.
+            semantic: (B, C, H, W) what `semantic_transform_in` made of the whole images; None
+                without a semantic head.
+            semantic_mask: (B, 1, H, W) probability; likewise.
             rois: (N, 5).
             indices: (N,) categories from 0.
 
@@ -118,9 +126,12 @@ class RefineStage(nn.Module):
         """
         side = instance.shape[-1]
         logits = at_label(self.instance_logits(instance), indices)[:, None]
-        masks = torch.cat([logits.sigmoid(), _pool(semantic_mask, rois, side)], dim=1)
-        seen = self.semantic_transform_out(_pool(semantic, rois, side))
-        fused = self.fuse_conv(torch.cat([instance, seen, masks], dim=1))
+        masks = logits.sigmoid()
+        parts = [instance]
+        if semantic is not None and semantic_mask is not None:
+            parts.append(self.semantic_transform_out(_pool(semantic, rois, side)))
+            masks = torch.cat([masks, _pool(semantic_mask, rois, side)], dim=1)
+        fused = self.fuse_conv(torch.cat([*parts, masks], dim=1))
         fused = self.fuse_transform_out(fused)
         fused = functional.interpolate(fused, scale_factor=2, mode="bilinear", align_corners=False)
         masks = functional.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=True)
@@ -138,28 +149,36 @@ class SemanticMaps(NamedTuple):
     """What the semantic head sees in a batch of images; boxes have no part in it."""
 
     features: Mapping[str, Tensor]  # of the backbone
-    by_stage: tuple[Tensor, ...]  # (B, C, H, W) at a stride of 4, C of the stage
-    logits: Tensor  # (B, 1, H, W)
+    by_stage: tuple[Tensor | None, ...]  # (B, C, H, W) at a stride of 4, C of the stage
+    logits: Tensor | None  # (B, 1, H, W); None of both without a semantic head
 
 
 class RefineMaskHead(nn.Module):
     """Pooled features and the finest level -> four masks. Names are those of the reference.
 
     Args:
-        channels: of the features.
+        preset: of the detector; its ablations take parts away.
         categories: K.
-        agnostic_last: the last mask is the same for all categories (LVIS).
     """
 
-    def __init__(self, channels: int, categories: int, agnostic_last: bool = False) -> None:
+    def __init__(self, preset: Preset, categories: int) -> None:
         super().__init__()
+        channels, stages = preset.channels, preset.refine_stages
         self.instance_convs = nn.Sequential(*(Convolution(channels, channels) for _ in range(2)))
-        self.semantic_convs = nn.Sequential(*(Convolution(channels, channels) for _ in range(4)))
-        self.semantic_logits = nn.Conv2d(channels, 1, 1)
+        self._sees_image = preset.semantic_head
+        if preset.semantic_head:
+            self.semantic_convs = nn.Sequential(
+                *(Convolution(channels, channels) for _ in range(4))
+            )
+            self.semantic_logits = nn.Conv2d(channels, 1, 1)
         self.stages = nn.ModuleList(
-            RefineStage(channels, channels >> number, categories) for number in range(3)
+            RefineStage(
+                channels, channels >> number, categories, preset.fusion, preset.semantic_head
+            )
+            for number in range(stages)
         )
-        self.final_instance_logits = nn.Conv2d(channels >> 3, 1 if agnostic_last else categories, 1)
+        maps = 1 if preset.agnostic_last_stage else categories
+        self.final_instance_logits = nn.Conv2d(channels >> stages, maps, 1)
         for layer in self.modules():
             if isinstance(layer, ReluConv2d):
                 init_convolution(layer)
@@ -169,6 +188,8 @@ class RefineMaskHead(nn.Module):
 
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
         """See whole images, once."""
+        if not self._sees_image:
+            return SemanticMaps(features, (None,) * len(self.stages), None)
         seen = self.semantic_convs(features["0"])
         stages = cast(Iterable[RefineStage], self.stages)
         by_stage = tuple(stage.semantic_transform_in(seen) for stage in stages)
@@ -179,7 +200,7 @@ class RefineMaskHead(nn.Module):
     ) -> list[Tensor]:
         """(N, C, 14, 14), (N, 5) and (N,) categories from 0 -> (N, S, S) logits for `SIDES`."""
         instance = self.instance_convs(pooled)
-        semantic_mask = maps.logits.sigmoid()
+        semantic_mask = None if maps.logits is None else maps.logits.sigmoid()
         drawn = []
         for stage, semantic in zip(self.stages, maps.by_stage, strict=True):
             logits, instance = stage(instance, semantic, semantic_mask, rois, indices)
@@ -191,12 +212,17 @@ class RefineMaskHead(nn.Module):
 
 
 class RefineMaskBranch(MaskBranch[SemanticMaps]):
-    """Draws masks at 28, 56 and 112 pixels and joins them along their boundaries."""
+    """Draws masks at 28, 56 and 112 pixels and joins them along their boundaries.
+
+    Without boundary-aware refinement every stage draws whole masks, and the last one is given
+    out.
+    """
 
     def __init__(self, preset: Preset, categories: int) -> None:
         super().__init__()
         self.pool = PyramidPool(SIDES[0], "mmdetection")
-        self.head = RefineMaskHead(preset.channels, categories, preset.agnostic_last_stage)
+        self.head = RefineMaskHead(preset, categories)
+        self._refinement = Refinement(preset.boundary_refinement, preset.band, preset.band_width)
 
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
         """The semantic head, once for all boxes."""
@@ -211,30 +237,52 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
 
     def logits(self, prepared: SemanticMaps, rois: Tensor, labels: Tensor) -> Tensor:
         """(N, 112, 112)."""
-        return merge_stages(self.stage_logits(prepared, rois, labels))
+        return merge_stages(self.stage_logits(prepared, rois, labels), self._refinement)
 
     def losses(self, prepared: SemanticMaps, positives: Positives) -> dict[str, Tensor]:
         """`instance_loss`, and cross entropy of where any object is."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
-        targets = mask_targets(positives, SIDES)
-        height, width = prepared.logits.shape[-2:]
-        semantic = semantic_target(positives, (height, width))
-        return {
-            "loss_instance": instance_loss(logits, targets),
-            "loss_semantic": mask_loss(prepared.logits[:, 0], semantic),
+        targets = mask_targets(positives, SIDES[: len(logits)])
+        losses = {
+            "loss_instance": instance_loss(
+                logits, targets, LOSS_WEIGHTS[: len(logits)], self._refinement
+            )
         }
+        if prepared.logits is not None:
+            height, width = prepared.logits.shape[-2:]
+            semantic = semantic_target(positives, (height, width))
+            losses["loss_semantic"] = mask_loss(prepared.logits[:, 0], semantic)
+        return losses
 
 
-def merge_stages(logits: Sequence[Tensor]) -> Tensor:
-    """Logits for `SIDES` -> (N, 112, 112): coarse inside, fine along boundaries."""
+@dataclass(frozen=True)
+class Refinement:
+    """How late stages redraw boundaries."""
+
+    is_on: bool = True  # else every stage draws whole masks
+    band: str = "squares"  # a key of `BANDS`
+    width: int = TRAIN_WIDTH  # of the band in training
+
+
+PUBLISHED = Refinement()
+"""As the authors' code does it."""
+
+
+def merge_stages(logits: Sequence[Tensor], refinement: Refinement = PUBLISHED) -> Tensor:
+    """Logits for `SIDES` -> those of the last side: coarse inside, fine along boundaries."""
+    if not refinement.is_on:
+        return logits[-1].float()
     merged = logits[_START].float()
     for finer in logits[_START + 1 :]:
-        merged = merge(merged, finer.float())
+        merged = merge(merged, finer.float(), refinement.band)
     return merged
 
 
 def instance_loss(
-    logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[float] = LOSS_WEIGHTS
+    logits: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    weights: Sequence[float] = LOSS_WEIGHTS,
+    refinement: Refinement = PUBLISHED,
 ) -> Tensor:
     """Cross entropy of each stage, of the later ones only near boundaries; weighted sum.
 
@@ -242,32 +290,37 @@ def instance_loss(
         logits: (N, S, S) for `SIDES`.
         targets: of the same shapes, 0 or 1.
         weights: of the stages.
+        refinement: where the later ones learn.
 
     Source: Zhang et al., CVPR 2021 (arXiv:2104.08569), eq. 2-4.
     """
     total = sum(
-        weight * loss for weight, loss in zip(weights, stage_losses(logits, targets), strict=True)
+        weight * loss
+        for weight, loss in zip(weights, stage_losses(logits, targets, refinement), strict=True)
     )
     assert isinstance(total, Tensor)
     return total
 
 
-def stage_losses(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Tensor]:
+def stage_losses(
+    logits: Sequence[Tensor], targets: Sequence[Tensor], refinement: Refinement = PUBLISHED
+) -> list[Tensor]:
     """The losses of `instance_loss` without weights."""
+    find_band, width = BANDS[refinement.band], refinement.width
     losses = []
     before = logits[_START].detach().float()  # the merged mask that a stage begins with
     for number, (drawn, target) in enumerate(zip(logits, targets, strict=True)):
-        if number <= _START or not drawn.numel():
+        if number <= _START or not drawn.numel() or not refinement.is_on:
             losses.append(mask_loss(drawn, target))
             continue
-        band = boundary_band(before.sigmoid() >= 0.5, TRAIN_WIDTH)
-        band |= boundary_band(targets[number - 1] >= 0.5, TRAIN_WIDTH)
+        band = find_band(before.sigmoid() >= 0.5, width)
+        band |= find_band(targets[number - 1] >= 0.5, width)
         region = upsample(band.float(), drawn.shape[-1]) >= 0.5
         loss = functional.binary_cross_entropy_with_logits(
             drawn.float(), target.float(), weight=region.float(), reduction="sum"
         )
         losses.append(loss / region.sum().clamp(min=1))
-        before = merge(before, drawn.detach().float())
+        before = merge(before, drawn.detach().float(), refinement.band)
     return losses
 
 

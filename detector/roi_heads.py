@@ -13,6 +13,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from bpr.detector.bmask import BMaskBranch
 from bpr.detector.box_stage import IOUS, POOLED, WEIGHTS, BoxStage, box_losses
 from bpr.detector.claiming import ClaimingMatcher
+from bpr.detector.keypoint_head import KeypointHead
 from bpr.detector.mask_branch import CascadeFcnBranch, FcnBranch, MaskBranch
 from bpr.detector.mask_targets import Positives
 from bpr.detector.pooling import PyramidPool, indexed
@@ -32,7 +33,7 @@ BRANCHES: Mapping[str, type[MaskBranch[Any]]] = {
 
 
 class DetectorHeads(RoIHeads):
-    """One or three box stages, and a mask branch.
+    """One or three box stages, a mask branch, and perhaps a keypoint head.
 
     Sampling of boxes is torchvision's. Its own box and mask heads are not used: they hide the
     boxes from which a mask branch learns.
@@ -65,6 +66,7 @@ class DetectorHeads(RoIHeads):
         maps = 1 if preset.agnostic_masks else categories
         self.mask_branch = BRANCHES[preset.mask_branch](preset, maps)
         self.mask_branch.agnostic = preset.agnostic_masks
+        self.points = KeypointHead(preset) if preset.keypoints else None
         self._preset = preset
 
     def has_mask(self) -> bool:
@@ -87,17 +89,18 @@ class DetectorHeads(RoIHeads):
             targets: of training.
 
         Returns:
-            In evaluation for each image boxes, labels, scores and mask_probabilities, best
-            first; in training losses by name.
+            In evaluation for each image boxes, labels, scores, mask_probabilities and, of a
+            preset with keypoints, keypoints, best first; in training losses by name.
         """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         boxes, scores, labels = self.detect(features, proposals, image_shapes)
         masks = self.mask_branch.predict(features, boxes, labels)
-        names = ("boxes", "labels", "scores", "mask_probabilities")
+        columns = {"boxes": boxes, "labels": labels, "scores": scores, "mask_probabilities": masks}
+        if self.points is not None:
+            columns["keypoints"] = self.points.predict(features, boxes)
         return [
-            dict(zip(names, found, strict=True))
-            for found in zip(boxes, labels, scores, masks, strict=True)
+            dict(zip(columns, found, strict=True)) for found in zip(*columns.values(), strict=True)
         ], {}
 
     def detect(
@@ -213,7 +216,28 @@ class DetectorHeads(RoIHeads):
             losses.update(self.mask_branch.stage_losses(prepared, positives))
         else:
             losses.update(self.mask_branch.losses(prepared, positives[0]))
+        if self.points is not None:
+            losses["loss_keypoint"] = self._keypoint_loss(
+                self.points, features, positives[0], targets
+            )
         return losses
+
+    @staticmethod
+    def _keypoint_loss(
+        head: KeypointHead,
+        features: Mapping[str, Tensor],
+        positives: Positives,
+        targets: list[dict[str, Any]],
+    ) -> Tensor:
+        """Of the boxes that masks learn in, where the objects have points."""
+        image = positives.rois[:, 0]
+        here = [torch.where(image == number)[0] for number in range(len(targets))]
+        return head.loss(
+            features,
+            [positives.rois[chosen, 1:] for chosen in here],
+            [positives.objects[chosen] for chosen in here],
+            [target["keypoints"] for target in targets],
+        )
 
     def _positives(
         self,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.models.detection.transform import (
+    GeneralizedRCNNTransform,
+    resize_boxes,
+    resize_keypoints,
+)
 from torchvision.ops import clip_boxes_to_image
 
 from bpr.detector.detections import Detections
@@ -40,7 +44,7 @@ class DetectorTransform(GeneralizedRCNNTransform):
         sizes = [_size(image) for image in resized]
         if targets is not None:
             targets = [
-                {**target, "boxes": resize_boxes(target["boxes"], _size(image), size)}
+                _resized(target, _size(image), size)
                 for image, target, size in zip(images, targets, sizes, strict=True)
             ]
         return ImageList(self.batch_images(resized, self.size_divisible), sizes), targets
@@ -87,7 +91,16 @@ def _in_image(found: dict[str, Tensor], seen: Size, size: Size) -> Detections:
         found["scores"][keep],
         found["mask_probabilities"][keep],
         size,
+        resize_keypoints(found["keypoints"][keep], seen, size) if "keypoints" in found else None,
     )
+
+
+def _resized(target: dict[str, Tensor], size: Size, seen: Size) -> dict[str, Tensor]:
+    """A target in the pixels of the network's input, but for its masks."""
+    moved = {**target, "boxes": resize_boxes(target["boxes"], size, seen)}
+    if "keypoints" in target:
+        moved["keypoints"] = resize_keypoints(target["keypoints"], size, seen)
+    return moved
 
 
 def _size(image: Tensor) -> Size:

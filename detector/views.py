@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.transform import resize_boxes
+from torchvision.models.detection.transform import resize_boxes, resize_keypoints
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from bpr.detector.build import Detector
@@ -27,7 +27,8 @@ def detect_views(model: Detector, image: Tensor, scales: Sequence[int], flip: bo
     """Find instances in an image and its views.
 
     Boxes of all views are put together and thinned by NMS in each category; then every view draws
-    the masks of those that stay, and their probabilities are averaged.
+    the masks of those that stay, and their probabilities are averaged. Keypoints are those of the
+    first view.
 
     Args:
         model: in evaluation mode.
@@ -65,7 +66,13 @@ def detect_views(model: Detector, image: Tensor, scales: Sequence[int], flip: bo
         drawn = drawn.flip(-1) if view.mirrored else drawn
         probability = drawn if probability is None else probability + drawn
     assert probability is not None
-    return Detections(box, label, score, probability / len(views), full)
+    points = None
+    if heads.points is not None:  # heat maps of several views have no common frame
+        (points,) = heads.points.predict(
+            views[0].features, [resize_boxes(box, full, views[0].size)]
+        )
+        points = resize_keypoints(points, views[0].size, full)
+    return Detections(box, label, score, probability / len(views), full, points)
 
 
 def _look(model: Detector, image: Tensor, scale: int, mirrored: bool) -> tuple[_View, list[Tensor]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bpr._weight_files import file_sha256
 from bpr.detector.build import Detector, set_inference
@@ -111,9 +112,16 @@ def as_prediction(found: Detections, info: DetectorInfo) -> Prediction:
 
 def draw_instances(found: Detections, info: DetectorInfo) -> Iterator[Instance]:
     """The instances of `as_prediction`, one after the other."""
-    for label, score, (window, bitmap) in zip(
-        found.labels.tolist(), found.scores.tolist(), found.windows(), strict=True
+    points = [None] * len(found) if found.keypoints is None else found.keypoints.cpu()
+    for label, score, (window, bitmap), of_object in zip(
+        found.labels.tolist(), found.scores.tolist(), found.windows(), points, strict=True
     ):
         mask = Mask.from_array(bitmap.cpu().numpy(), window[:2], found.size)
         if not mask.is_empty:
-            yield Instance(mask, info.categories.ids[label - 1], score)
+            record = {} if of_object is None else {"keypoints": coco_keypoints(of_object)}
+            yield Instance(mask, info.categories.ids[label - 1], score, record)
+
+
+def coco_keypoints(points: Tensor) -> list[float]:
+    """(K, 3) x, y, logit -> x, y, 1 of each point in a row, as COCO results have them."""
+    return [value for x, y, _ in points.tolist() for value in (round(x, 2), round(y, 2), 1.0)]

@@ -16,6 +16,7 @@ from bpr import __version__
 from bpr.pipeline.batch.detect import Refinement, detect_images
 from bpr.pipeline.batch.detect_coco_job import DetectCocoJob
 from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
+from bpr.pipeline.batch.drawn_job import DrawnJob
 from bpr.pipeline.batch.job import ImageJob
 from bpr.pipeline.batch.run_batch import BatchProgress, Counted, run_images
 from bpr.pipeline.detection import DetectionSettings, InstanceDetector
@@ -39,8 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         metavar="NAME_OR_PATH",
-        help="a detector: lite, which comes along and knows objects of no category; .safetensors "
-        "of bpr train-detector or bpr import-weights; or a published checkpoint (.pth, .pkl)",
+        help="a detector: lite, which is bundled and calls everything an object; the name of "
+        "published weights, which are downloaded once (maskrcnn_resnet50_fpn_coco, "
+        "maskrcnn_resnet50_fpn_v2_coco); or the path of weights of bpr or of a published checkpoint",
     )
     parser.add_argument(
         "--out",
@@ -55,6 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="J",
         help="with a .json: any COCO json with 'images', for the id of each file; only these are "
         "read. Without it the id is the name of the file",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=parse_path,
+        metavar="DIR",
+        help="folder for a PNG of each image with what was found drawn on it",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="do again what an earlier run has done"
@@ -103,6 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     detector = InstanceDetector(arguments.weights, arguments.device, settings)
     job = _job(arguments, detector.categories)
+    if arguments.pictures is not None:
+        if arguments.pictures.resolve() == arguments.images.resolve():
+            raise ValueError(f"--pictures: expected another folder than {arguments.images}")
+        job = DrawnJob(job, detector.categories, arguments.pictures)
     refinement, refined_by = _refinement(arguments)
     header = {
         "source": str(job.source.resolve()),

@@ -21,6 +21,7 @@ from bpr.detector.imagenet import backbone_changes, is_backbone_file, load_backb
 from bpr.detector.presets import CHANGEABLE, PRESETS, change_preset, find_preset
 from bpr.detector.training import DetectorTrainer, Events
 from bpr.detector.transfer import transfer
+from bpr.pipeline.datasets.coco_keypoints import read_keypoints
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
 from bpr.pipeline.files import write_atomically
@@ -171,6 +172,9 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         )
     scanned = _scan(arguments, source, process)
     source = replace(source, without=scanned.unusable)
+    if preset.keypoints:
+        points = read_keypoints(arguments.ground_truth, preset.keypoints)
+        source = replace(source, keypoints=points)
     labels = {key: set(found) for key, found in scanned.labels.items() if found}
     trainer = DetectorTrainer(
         begun.model,

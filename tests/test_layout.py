@@ -23,14 +23,25 @@ MAY_IMPORT = {
 LEVELS = (  # of pipeline/: a file imports from its own level and those before it
     {"instance", "settings", "files", "threads"},
     {"formats"},
-    {"geometry", "crops", "plan", "predictor", "runner", "harm", "metrics", "detection"},
+    {
+        "geometry",
+        "crops",
+        "plan",
+        "predictor",
+        "runner",
+        "harm",
+        "metrics",
+        "detection",
+        "instance_pictures",
+    },
     {"host", "device", "refine"},
     {"network"},
     {"datasets"},
     {"batch", "extraction", "evaluation", "training", "adapters", "demo"},
     {"distributed"},
 )
-ROOMS_BESIDE = {"training": {"extraction"}}  # a training reads the patch data sets of extraction
+# a training reads the patch data sets of extraction, and scores a detector as an evaluation does
+ROOMS_BESIDE = {"training": {"extraction", "evaluation"}}
 ONLY_IN = {
     "ray": ["pipeline/distributed.py", "service/deployment.py"],
     "fastapi": ["service/"],

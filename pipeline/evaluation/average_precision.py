@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, GroundTruth
@@ -23,6 +24,7 @@ from bpr.pipeline.evaluation.coco_ap import (
     lvis_ap,
 )
 from bpr.pipeline.evaluation.error_types import ErrorCounts, error_types
+from bpr.pipeline.evaluation.keypoint_ap import has_keypoints, keypoint_ap, keypoint_record
 from bpr.pipeline.evaluation.matching import MatchSettings, match
 from bpr.pipeline.evaluation.pixel_accuracy import (
     PixelAccuracy,
@@ -83,6 +85,7 @@ class AveragePrecisions:
         self._matching = MatchSettings(class_agnostic=class_agnostic)
         self._errors = ErrorCounts()
         self._accuracies: list[PixelAccuracy] = []
+        self._keypoints: list[dict[str, Any]] = []
         self._cityscapes: tuple[CityscapesAp, CityscapesAp] | None = None
         if self._rules == CITYSCAPES:
             categories = truth.categories or {}
@@ -124,14 +127,25 @@ class AveragePrecisions:
         ]
         if self._cityscapes is None:
             self._records.add(image_id, prediction, as_read)
+            self._keypoints += [
+                keypoint_record(instance.record, image_id)
+                for instance in prediction.instances
+                if {"keypoints", "category_id", "score"} <= instance.record.keys()
+            ]
             return
         for measure in self._cityscapes:
             measure.add(key, truth, prediction)
 
     def averages(self, truths: Truths) -> Averages:
         """Run the evaluators."""
+        found = self._precisions(truths)
+        if self._keypoints:
+            dataset = truths.records.dataset(truths.ids)
+            if has_keypoints(dataset):
+                values = {**found.values, **keypoint_ap(dataset, self._keypoints)}
+                found = replace(found, values=values)
         return replace(
-            self._precisions(truths),
+            found,
             errors=self._errors,
             accuracy=mean_accuracy(self._accuracies),
         )

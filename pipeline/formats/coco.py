@@ -200,6 +200,7 @@ def detected_record(image_id: ImageId, instance: Instance) -> dict[str, Any]:
         "category_id": instance.label,
         "segmentation": rle.encode(instance.mask),
         "score": round(instance.score, 7),
+        **{name: instance.record[name] for name in ("keypoints",) if name in instance.record},
     }
 
 

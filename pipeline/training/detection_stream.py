@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from bpr.pipeline.datasets.coco_keypoints import Keypoints
 from bpr.pipeline.datasets.ground_truth import Annotation, GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.formats.cityscapes import image_stems
 from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Float64Array, UInt8Array, size_text
+from bpr.pipeline.instance import Float32Array, Float64Array, UInt8Array, size_text
 
 MAX_TRIES = 1000  # images drawn in a row without an object
 
@@ -40,11 +41,13 @@ class DetectionSource:
         truth: accurate masks: COCO, Cityscapes or instance maps.
         images: the photographs.
         without: names of images that are left out.
+        keypoints: of the objects, for a detector that finds them.
     """
 
     truth: GroundTruth
     images: ImageIndex
     without: Set[str] = frozenset()
+    keypoints: Keypoints | None = None
 
     def keys(self) -> list[str]:
         """Names of the images, sorted."""
@@ -83,7 +86,8 @@ class DetectionSource:
 
 Target = dict[str, Any]
 """boxes (N, 4) float32 x0, y0, x1, y1; labels (N,) int64, 1..K; masks (N, H, W) bool; polygons:
-for each object what its mask was drawn from, as in `Annotation`, in arrays."""
+for each object what its mask was drawn from, as in `Annotation`, in arrays; with keypoints,
+keypoints (N, P, 3) float32 x, y, visibility."""
 
 DetectionBatch = tuple[list[Tensor], list[Target]]
 """Images (3, H, W) uint8 RGB, and what is in each."""
@@ -188,12 +192,15 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
         masks = np.stack([item.mask.to_array() for item in objects])
         boxes = np.array([_box(item, width, height) for item in objects], np.float32)
         polygons = [item.polygons for item in objects]
-        if self._settings.flip and rng.random() < 0.5:
+        is_mirrored = self._settings.flip and rng.random() < 0.5
+        if is_mirrored:
             pixels, masks = pixels[:, ::-1], masks[..., ::-1]
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
             polygons = [tuple(_mirrored(part, width) for part in parts) for parts in polygons]
         labels = [self._numbers[item.label] for item in objects]
+        points = self._points(objects, is_mirrored, width)
         target = {
+            **({} if points is None else {"keypoints": torch.from_numpy(points)}),
             "boxes": torch.from_numpy(boxes),
             "labels": torch.tensor(labels),
             "masks": torch.from_numpy(np.ascontiguousarray(masks)),
@@ -201,6 +208,21 @@ class DetectionStream(IterableDataset[DetectionBatch | ValueError]):
         }
         channels_first = np.ascontiguousarray(pixels.transpose(2, 0, 1))
         return torch.from_numpy(channels_first), target
+
+    def _points(
+        self, objects: Sequence[Annotation], is_mirrored: bool, width: int
+    ) -> Float32Array | None:
+        """(N, K, 3) keypoints of the objects, 0 where they have none; None without keypoints."""
+        known = self._source.keypoints
+        if known is None:
+            return None
+        points = np.zeros((len(objects), len(known.names), 3), np.float32)
+        for number, item in enumerate(objects):
+            points[number] = known.by_annotation.get(item.id, 0.0)
+        if is_mirrored:
+            points = points[:, list(known.mirrored())]
+            points[..., 0] = np.where(points[..., 2] > 0, width - points[..., 0], 0)
+        return points
 
 
 def _box(item: Annotation, width: int, height: int) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bpr.detector.bmask import BoundaryPreservingHead, boundary_loss, boundary_t
 from bpr.detector.boundary_band import boundary_band
 from bpr.detector.mask_branch import mask_loss
 from bpr.detector.mask_targets import Positives, mask_targets
+from bpr.detector.presets import PRESETS, Preset
 from bpr.detector.refinemask import (
     SIDES,
     RefineMaskHead,
@@ -27,6 +29,12 @@ from bpr.detector.simple_refinemask import SimpleRefineMaskHead, sample_points
 from tests.detector.conftest import Arrays
 
 REFINE_PRED = tuple(f"refine_pred{side}" for side in SIDES)
+
+
+def refinemask(channels: int, agnostic_last: bool = False) -> Preset:
+    """The published preset with as many channels."""
+    plain = PRESETS["refinemask_r50_1x"]
+    return replace(plain, channels=channels, agnostic_last_stage=agnostic_last)
 
 
 def near(actual: Tensor | None, expected: Any) -> None:
@@ -153,7 +161,12 @@ def test_the_small_refinemask_head_draws_as_recorded(
 ) -> None:
     expected = arrays("refinemask_head")
     name = "refinemask_head_dim32_cls3" + ("_lastagnostic" if agnostic_last else "")
-    head = load(RefineMaskHead(32, 3, agnostic_last), recipe, shapes[name], "roi_head.mask_head.")
+    head = load(
+        RefineMaskHead(refinemask(32, agnostic_last), 3),
+        recipe,
+        shapes[name],
+        "roi_head.mask_head.",
+    )
     maps = head.prepare({"0": tensor(expected["small_p2"])})  # type: ignore[operator]
     drawn = head(
         tensor(expected["small_instance_features"]),
@@ -204,7 +217,10 @@ def test_the_full_refinemask_head_draws_as_recorded(
 ) -> None:
     expected = arrays("refinemask_head")
     head = load(
-        RefineMaskHead(256, 8), recipe, shapes["refinemask_head_dim256_cls8"], "roi_head.mask_head."
+        RefineMaskHead(refinemask(256), 8),
+        recipe,
+        shapes["refinemask_head_dim256_cls8"],
+        "roi_head.mask_head.",
     )
     p2 = torch.from_numpy(recipe.noise("refine_full/p2", (2, 256, 16, 24)))
     maps = head.prepare({"0": p2})  # type: ignore[operator]

@@ -63,6 +63,28 @@ def first_images(scenes, folder, number=2):
     return folder
 
 
+def test_what_was_found_is_drawn_beside_the_results(scenes, weights, tmp_path, capsys):
+    images = first_images(scenes, tmp_path / "images")
+    out, pictures = tmp_path / "out", tmp_path / "pictures"
+    assert detect(images, weights, out, "--pictures", pictures) == 0
+    for path in images.iterdir():
+        drawn = np.array(Image.open(pictures / path.name))
+        plain = read_image(path).pixels
+        assert drawn.shape == plain.shape
+        changed = (drawn != plain).any(axis=-1)
+        masks = [read_mask(mask) for mask in out.glob(f"{path.stem}_*.png")]
+        assert changed[np.logical_or.reduce(masks)].mean() > 0.95
+    before = capsys.readouterr().out
+    assert "2 images detected" in before.replace(" of 2", "")
+    assert detect(images, weights, out, "--pictures", pictures) == 0
+    assert "2 already done" in capsys.readouterr().out
+    next(pictures.iterdir()).unlink()
+    assert detect(images, weights, out, "--pictures", pictures) == 0
+    assert "1 already done" in capsys.readouterr().out
+    assert detect(images, weights, out, "--pictures", images) == 2
+    assert "--pictures: expected another folder" in capsys.readouterr().err
+
+
 def test_a_folder_is_what_the_model_finds_and_cityscapesscripts_and_refine_take_it(
     scenes, weights, tmp_path, capsys
 ):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from bpr.detector.checkpoints import load_detector
 from bpr.scripts.main import main
@@ -45,7 +46,9 @@ def test_training_writes_weights_with_what_they_are_and_finds_itself_done(
 ):
     words = command(photographs, tmp_path / "run", "--steps", "2", "--data", "blobs")
     assert main(words) == 0
-    assert "3 images, 1 categories; from random weights; step 0 of 2" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3 images, 1 categories; from random weights; step 0 of 2" in said.out
+    assert "1 of 2 steps, about " in said.err or "1 of 2 steps, less than a minute left" in said.err
     model, info = load_detector(tmp_path / "run/lite.safetensors")
     assert (info.preset, info.categories.names, info.categories.ids) == ("lite", ("object",), (0,))
     assert info.data == "blobs"
@@ -89,6 +92,30 @@ def test_coco_weights_go_on_with_cityscapes_by_the_names_of_categories(tmp_path,
     assert info.licence == "started from: theirs"
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+def test_validation_scores_and_draws_and_the_architecture_comes_from_the_weights(
+    photographs, tmp_path, capsys
+):
+    words = command(photographs, tmp_path / "run", "--steps", "20", "--validate-every", "15")
+    words += ["--validation-images", str(photographs / "images")]
+    words += ["--validation-ground-truth", str(photographs / "gt")]
+    assert main(words) == 0
+    header, *rows = (tmp_path / "run/validation.csv").read_text().splitlines()
+    assert header == "step,AP,AP50,found,boundary_iou"
+    assert [row.split(",")[0] for row in rows] == ["15", "20"]
+    for name in ("predictions/step_0000015.png", "predictions/step_0000020.png", "curves.png"):
+        assert Image.open(tmp_path / "run" / name).size[0] > 100
+    weights = str(tmp_path / "run/lite.safetensors")
+    words = command(photographs, tmp_path / "next", "--steps", "1", "--start-from", weights)
+    del words[words.index("--preset") : words.index("--preset") + 2]
+    assert main(words) == 0
+    assert (tmp_path / "next/lite.safetensors").exists()
+    assert "0 begin anew" not in capsys.readouterr().out
+    del words[words.index("--start-from") :]
+    assert main([*words[:-1], str(tmp_path / "third")]) == 2
+    assert "--preset: expected one" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_detector_together(photographs, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -124,7 +151,10 @@ WRONG = {
     "--threads=0": "--threads: expected an int > 0, got 0",
     "--start-from=none.safetensors": "none.safetensors: expected a file with weights",
     "--start-from=hrnet18s": "got 'hrnet18s'",
-    "--preset=bmask_rcnn_R_50_FPN_1x --start-from=imagenet": "imagenet: expected a preset whose",
+    "--change=refine_stages=7": "refine_stages: expected one of 1, 2, 3, got 7",
+    "--change=refine_stages": "expected FIELD=VALUE, got 'refine_stages'",
+    "--validation-images=photos": "--validation-images, --validation-ground-truth: expected both",
+    "--checkpoint-minutes=0": "--checkpoint-minutes: expected a number > 0, got 0",
 }
 
 

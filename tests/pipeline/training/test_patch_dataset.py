@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from bpr.pipeline.extraction.extract import Extraction, extract
 from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
 from bpr.pipeline.settings import PatchSettings
-from bpr.pipeline.training.patch_dataset import PatchDataset, open_patches
+from bpr.pipeline.training.patch_dataset import PatchDataset, open_patches, patch_geometry
 from bpr.pipeline.training.patch_stream import StreamSettings
 from tests.datasets import open_dataset, write_dataset
 
@@ -31,6 +32,17 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         progress = extract(Extraction(open_dataset(root / "data"), settings, root / layout))
         assert progress.patches > 20
     return root
+
+
+@pytest.mark.parametrize("layout", ["shards", FOLDERS])
+def test_a_dataset_tells_how_it_was_cut(datasets: Path, layout: str, tmp_path: Path) -> None:
+    assert patch_geometry(datasets / layout) == (32, 0)
+    if layout == FOLDERS:  # as the authors' tools leave it
+        theirs = tmp_path / "theirs"
+        shutil.copytree(datasets / layout, theirs, ignore=shutil.ignore_patterns("*.json"))
+        assert patch_geometry(theirs) == (32, 0)
+    with pytest.raises(ValueError, match="expected manifest-train.json or img_dir/train"):
+        patch_geometry(tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["shards", FOLDERS])

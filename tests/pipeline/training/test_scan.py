@@ -95,6 +95,7 @@ def test_a_scan_is_remembered_until_the_data_change(faulty: Path, tmp_path: Path
     assert recall(kept, *data) is None
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_a_training_ends_before_the_first_step_or_skips_what_is_bad(
     faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
