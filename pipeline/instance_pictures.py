@@ -29,7 +29,7 @@ def draw_instances(
     Returns:
         (H, W, 3) RGB.
     """
-    drawn = image.copy()
+    drawn: UInt8Array = image.copy()
     numbered = list(enumerate(prediction.instances))
     for number, instance in reversed(numbered):
         colour = np.array(_COLOURS[number % len(_COLOURS)], np.float32)
@@ -48,9 +48,9 @@ def draw_instances(
         x0, y0, _, _ = instance.mask.window
         name = categories.get(instance.label, str(instance.label))
         where = (x0 + 2, y0 + round(24 * scale))
-        for colour, width in (((0, 0, 0), 3), (_COLOURS[number % len(_COLOURS)], 1)):
-            text = f"{name} {instance.score:.2f}"
-            cv2.putText(drawn, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, width)
+        text = f"{name} {instance.score:.2f}"
+        for ink, width in (((0, 0, 0), 3), (_COLOURS[number % len(_COLOURS)], 1)):
+            cv2.putText(drawn, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, width)
     return drawn
 
 

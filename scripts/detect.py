@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="a detector: lite, which is bundled and calls everything an object; the name of "
         "published weights, which are downloaded once (maskrcnn_resnet50_fpn_coco, "
-        "maskrcnn_resnet50_fpn_v2_coco); or the path of weights of bpr or of a published checkpoint",
+        "maskrcnn_resnet50_fpn_v2_coco); or the path of weights of bpr or of a published "
+        "checkpoint",
     )
     parser.add_argument(
         "--out",

@@ -96,14 +96,14 @@ def test_coco_weights_go_on_with_cityscapes_by_the_names_of_categories(tmp_path,
 def test_validation_scores_and_draws_and_the_architecture_comes_from_the_weights(
     photographs, tmp_path, capsys
 ):
-    words = command(photographs, tmp_path / "run", "--steps", "20", "--validate-every", "15")
+    words = command(photographs, tmp_path / "run", "--steps", "2", "--validate-every", "1")
     words += ["--validation-images", str(photographs / "images")]
     words += ["--validation-ground-truth", str(photographs / "gt")]
     assert main(words) == 0
     header, *rows = (tmp_path / "run/validation.csv").read_text().splitlines()
     assert header == "step,AP,AP50,found,boundary_iou"
-    assert [row.split(",")[0] for row in rows] == ["15", "20"]
-    for name in ("predictions/step_0000015.png", "predictions/step_0000020.png", "curves.png"):
+    assert [row.split(",")[0] for row in rows] == ["1", "2"]
+    for name in ("predictions/step_0000001.png", "predictions/step_0000002.png", "curves.png"):
         assert Image.open(tmp_path / "run" / name).size[0] > 100
     weights = str(tmp_path / "run/lite.safetensors")
     words = command(photographs, tmp_path / "next", "--steps", "1", "--start-from", weights)

@@ -41,7 +41,7 @@ def test_a_dataset_tells_how_it_was_cut(datasets: Path, layout: str, tmp_path: P
         theirs = tmp_path / "theirs"
         shutil.copytree(datasets / layout, theirs, ignore=shutil.ignore_patterns("*.json"))
         assert patch_geometry(theirs) == (32, 0)
-    with pytest.raises(ValueError, match="expected manifest-train.json or img_dir/train"):
+    with pytest.raises(ValueError, match=r"expected manifest-train\.json or img_dir/train"):
         patch_geometry(tmp_path)
 
 
