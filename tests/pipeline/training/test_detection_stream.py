@@ -2,6 +2,7 @@
 
 import json
 import resource
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bpr.pipeline.datasets.coco_keypoints import read_keypoints
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
 from bpr.pipeline.formats import rle
@@ -201,3 +203,46 @@ def test_a_category_that_is_not_listed_is_a_sentence(scenes, tmp_path):
     read = source(tmp_path / "truth.json", scenes.images)
     with pytest.raises(ValueError, match="expected labels of its categories, got 99"):
         read.read(read.keys()[0])
+
+
+def test_keypoints_are_mirrored_with_left_and_right(tmp_path):
+    write_dataset(tmp_path, 1)
+    square = [10, 20, 30, 20, 30, 60, 10, 60]
+    person = {"id": 5, "image_id": 1, "category_id": 7, "segmentation": [square]}
+    points = [12, 25, 2, 28, 25, 1, 0, 0, 0]
+    content = {
+        "images": [{"id": 1, "file_name": "image_00.png", "height": 96, "width": 128}],
+        "annotations": [{**person, "keypoints": points}, {**person, "id": 6}],
+        "categories": [{"id": 7, "name": "person", "keypoints": ["left_eye", "right_eye", "nose"]}],
+    }
+    path = tmp_path / "gt.json"
+    path.write_text(json.dumps(content))
+    read = replace(source(path, tmp_path / "images"), keypoints=read_keypoints(path, 3))
+    stream = DetectionStream(read, DetectionBatches(1))
+    seen = set()
+    for number in range(8):
+        _, (target,) = stream.batch(number)
+        known, none = target["keypoints"].tolist()
+        assert not np.any(none)
+        is_mirrored = target["boxes"][0].tolist() != [10, 20, 30, 60]
+        expected = [[100, 25, 1], [116, 25, 2], [0, 0, 0]] if is_mirrored else None
+        assert known == (expected or [[12, 25, 2], [28, 25, 1], [0, 0, 0]])
+        seen.add(is_mirrored)
+    assert seen == {False, True}
+    with pytest.raises(ValueError, match="expected a category with 17 keypoints, found none"):
+        read_keypoints(path, 17)
+    person["keypoints"] = [1, 2]
+    path.write_text(json.dumps({**content, "annotations": [person]}))
+    with pytest.raises(ValueError, match="entry 0: expected 3 keypoints of x, y and visibility"):
+        read_keypoints(path, 3)
+
+
+def test_repeated_images_come_more_often_in_a_round(scenes):
+    read = source(scenes.coco, scenes.images)
+    first, *others = read.keys()
+    stream = DetectionStream(read, DetectionBatches(1), repeats={first: 3})
+    assert len(stream) == 3 + len(others)
+    pixels = torch.from_numpy(read.read(first).pixels.transpose(2, 0, 1).copy())
+    rounds = [stream.batch(number)[0][0] for number in range(len(stream))]
+    same_image = [torch.equal(p, pixels) or torch.equal(p.flip(-1), pixels) for p in rounds]
+    assert sum(same_image) == 3
