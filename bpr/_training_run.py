@@ -100,11 +100,13 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Let a step be finished and saved when Ctrl-C or SIGTERM comes.
 
-    The second signal interrupts at once, as it does elsewhere. Outside of the main thread, where
-    signals cannot be taken, the request is never made.
+    The second signal interrupts at once, as it does elsewhere. A signal that is ignored (Ctrl-C,
+    by a command in the background) stays so. Outside of the main thread, where signals cannot be
+    taken, the request is never made.
     """
     request = StopRequest()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in known.items() if handler != signal.SIG_IGN}
 
     def ask(_number: int, _frame: object) -> None:
         if request.is_made:

@@ -335,10 +335,7 @@ def change_preset(preset: Preset, changes: Mapping[str, Any]) -> Preset:
         if known is None:
             raise ValueError(f"change: expected one of {', '.join(CHANGEABLE)}, got {name!r}")
         if isinstance(known, tuple):
-            is_fit = any(
-                value is other or (value == other and not isinstance(value, bool))
-                for other in known
-            )
+            is_fit = any(type(value) is type(other) and value == other for other in known)
             expected = f"one of {', '.join(map(str, known))}"
         elif known is int:
             is_fit = isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -76,7 +76,9 @@ def fetch(name: str, weights: PublishedWeights, folder: Path) -> Path:
         raise ValueError(
             f"{name}: expected sha256 {weights.sha256}..., {error}; {by_hand}"
         ) from None
-    except (OSError, urllib.error.URLError) as error:
+    except OSError as error:  # urllib's are among them
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise ValueError(
             f"{name}: expected to reach {weights.url}, got: {error}; {by_hand}"
         ) from None

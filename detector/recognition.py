@@ -16,7 +16,7 @@ _KNOWN = (
         r"^sem_seg_head\.(?:predictor|pixel_decoder)\.|^panoptic_head\.|pixel_level_module\.",
         "a MaskFormer or Mask2Former",
     ),
-    (r"(?:point_head|mask_point_head|coarse_head)\.", "a PointRend"),
+    (r"(?:^|\.)(?:point_head|mask_point_head|coarse_head)\.", "a PointRend"),
     (r"^roi_head\.semantic_head\.", "a Hybrid Task Cascade (HTC)"),
     (r"mask_?iou_head\.", "a Mask Scoring R-CNN"),
     (r"conv2?_offset\.", "a network with deformable convolutions"),

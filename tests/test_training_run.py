@@ -26,14 +26,26 @@ def test_a_checkpoint_is_due_when_the_last_one_is_old_enough() -> None:
 
 
 def test_the_second_signal_interrupts_at_once() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    own = {
+        number: signal.signal(number, signal.default_int_handler)  # a shell may have it ignored
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     with stop_on_signals() as stop:
         assert not stop.is_made
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.is_made
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before
+    for number, before in own.items():
+        assert signal.signal(number, before) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.is_made
+    signal.signal(signal.SIGINT, before)
 
 
 def test_time_left_is_told_from_the_first_step_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
