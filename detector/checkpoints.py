@@ -34,13 +34,16 @@ from bpr.detector.layouts import (
     recognise,
 )
 from bpr.detector.presets import Preset, change_preset, find_preset
-from bpr.detector.published_table import downloads, fetch, published_table
+from bpr.detector.published_table import (
+    PublishedWeights,
+    downloads,
+    fetch,
+    published_table,
+)
 from bpr.detector.recognition import DETECTORS, describe
 from bpr.detector.stated_config import StatedConfig, read_config, stated_changes, unlike_strides
 
 _METADATA_KEY = "bpr-detector"
-# torchvision names a file by the first digits of its sha256
-_TORCHVISION_V1 = ("bf2d0c1e", "maskrcnn_resnet50_fpn_coco_v1")
 _SHIPPED = Path(__file__).parent / "weights"
 _ENDINGS = (".safetensors", ".pth", ".pt", ".pkl")
 
@@ -126,22 +129,6 @@ def save_detector(path: Path, model: Detector, info: DetectorInfo, half: bool = 
     write_safetensors(path, model.state_dict(), metadata, half_from=2 if half else None)
 
 
-def read_info(weights: str | Path) -> DetectorInfo | None:
-    """What weights of ours say of themselves, without their tensors being used; else None.
-
-    Args:
-        weights: see `find_detector`.
-
-    Raises:
-        ValueError: there is no such file, or it is damaged.
-    """
-    path, _ = find_detector(weights)
-    if path.suffix != ".safetensors":
-        return None
-    metadata = read_safetensors(path)[0]
-    return _parse_info(path, metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None
-
-
 def find_detector(weights: str | Path) -> tuple[Path, str]:
     """Where the weights of a detector lie, and what they are called.
 
@@ -210,7 +197,8 @@ def import_detector(
     if layout is None or not is_detector(published.tensors):
         raise ValueError(f"{path}: expected {DETECTORS}, got {describe(published.tensors)}")
     sha256 = file_sha256(path if path.is_file() else path / "model.safetensors")
-    name = preset or _find_preset(path, published, layout, sha256)
+    known = next((w for w in published_table().values() if sha256.startswith(w.sha256)), None)
+    name = preset or (known.preset if known else _find_preset(path, published, layout))
     if layout_of(find_preset(name)) != layout:
         raise ValueError(
             f"{path}: expected a preset of {layout}, whose tensors these are, got {name}"
@@ -230,8 +218,10 @@ def import_detector(
     info = DetectorInfo(
         preset=name,
         categories=published_categories(number, published.classes),
-        data=f"{_data(published)}; imported from {path.name}, sha256 {sha256}",
-        licence="the authors'; the training data's terms apply to the weights",
+        data=f"{_data(published, known)}; imported from {path.name}, sha256 {sha256}",
+        licence=known.licence
+        if known
+        else "the authors'; the training data's terms apply to the weights",
         changes=changes,
     )
     report = DetectorReport(
@@ -266,10 +256,7 @@ def convert_detector(
     return report
 
 
-def _find_preset(path: Path, published: Published, layout: str, sha256: str) -> str:
-    digits, first_weights = _TORCHVISION_V1
-    if sha256.startswith(digits):
-        return first_weights
+def _find_preset(path: Path, published: Published, layout: str) -> str:
     name = recognise(published.tensors, layout)
     if name is None:
         raise ValueError(
@@ -329,8 +316,10 @@ def _assumed(
     return tuple(assumed)
 
 
-def _data(published: Published) -> str:
-    """What the weights were trained on, as far as the file states it."""
+def _data(published: Published, known: PublishedWeights | None) -> str:
+    """What the weights were trained on, as far as the file or its hash states it."""
+    if known is not None:
+        return f"{known.data}, by the file's hash (mask AP {known.mask_ap} on {known.ap_of})"
     names = {name.replace("_", " ") for name in published.classes}
     for data, known in (("COCO", COCO), ("Cityscapes", CITYSCAPES)):
         if names == set(known):

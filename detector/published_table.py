@@ -25,6 +25,7 @@ class PublishedWeights:
     url: str
     sha256: str  # of the file, hexadecimal; its first digits where the authors give no more
     preset: str  # a key of PRESETS
+    data: str  # what the weights were trained on
     licence: str  # in words
     mask_ap: float  # percent, as its authors report it
     ap_of: str  # on which images

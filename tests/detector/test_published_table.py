@@ -35,7 +35,13 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 def entry(url: str, sha256: str = hashlib.sha256(CONTENT).hexdigest()[:8]) -> PublishedWeights:
     return PublishedWeights(
-        url=url, sha256=sha256, preset="small", licence="none", mask_ap=1.0, ap_of="nothing"
+        url=url,
+        sha256=sha256,
+        preset="small",
+        data="noise",
+        licence="none",
+        mask_ap=1.0,
+        ap_of="nothing",
     )
 
 
