@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from bpr._published_weights import read_published
+from bpr._weight_files import HUB_FILE
 from bpr.detector.presets import TIMM, Preset
 
 MEAN = (0.485, 0.456, 0.406)
@@ -59,7 +60,7 @@ def is_backbone_file(source: str) -> bool:
         ValueError: a published checkpoint cannot be read.
     """
     path = Path(source)
-    if not path.exists():
+    if not (path.is_file() or (path / HUB_FILE).is_file()):
         return False
     return is_backbone(read_published(path).tensors)
 

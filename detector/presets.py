@@ -191,6 +191,23 @@ _MASK_R50 = _detectron2("1x")
 _X101: Mapping[str, Any] = {"backbone": "resnext101_32x4d"}
 _BMASK_R50 = _bmask(_MASK_R50, train_sizes=(800,))
 
+# for a CPU, and a few hundred photographs: start it from an ImageNet backbone
+_LITE = Preset(
+    Schedule(12_000, 4, 0.01, (9_000, 11_000), warmup_steps=300, clip_norm=10.0),
+    backbone="efficientnet_lite0",
+    conventions=Conventions(image_mean=(0.5,) * 3, image_std=(0.5,) * 3),
+    data="any",
+    norm="affine",
+    head_norm="group",
+    channels=128,
+    box_features=512,
+    train_sizes=range(160, 257, 16),
+    test_size=224,
+    max_size=400,
+    train_proposals=300,
+    train_samples=96,
+)
+
 PRESETS: Mapping[str, Preset] = {
     "small": Preset(
         Schedule(12_000, 8, 0.02, (9_000, 11_000), warmup_steps=500, clip_norm=10.0),
@@ -206,21 +223,14 @@ PRESETS: Mapping[str, Preset] = {
         test_size=320,
         max_size=640,
     ),
-    # for a CPU, and a few hundred photographs: wants an ImageNet backbone to start from
-    "lite": Preset(
-        Schedule(12_000, 4, 0.01, (9_000, 11_000), warmup_steps=300, clip_norm=10.0),
-        backbone="efficientnet_lite0",
-        conventions=Conventions(image_mean=(0.5,) * 3, image_std=(0.5,) * 3),
-        data="any",
-        norm="affine",
-        head_norm="group",
-        channels=128,
-        box_features=512,
-        train_sizes=range(160, 257, 16),
-        test_size=224,
-        max_size=400,
-        train_proposals=300,
-        train_samples=96,
+    "lite": _LITE,
+    # the same network on larger images, for a few thousand photographs
+    "lite_320": replace(
+        _LITE,
+        schedule=Schedule(40_000, 4, 0.01, (30_000, 37_000), warmup_steps=300, clip_norm=10.0),
+        train_sizes=range(256, 385, 32),
+        test_size=320,
+        max_size=640,
     ),
     "mask_rcnn_R_50_FPN_1x": _MASK_R50,
     "mask_rcnn_R_50_FPN_3x": _detectron2("3x"),
@@ -290,7 +300,7 @@ PRESETS: Mapping[str, Preset] = {
         rpn_convolutions=2,
     ),
 }
-"""By the authors' name of the configuration; "small", to train from scratch, and "lite", ours."""
+"""By the authors' name of the configuration; "small", "lite" and "lite_320" are ours."""
 
 
 def find_preset(name: str) -> Preset:

@@ -68,7 +68,7 @@ def test_what_was_found_is_drawn_beside_the_results(scenes, weights, tmp_path, c
     out, pictures = tmp_path / "out", tmp_path / "pictures"
     assert detect(images, weights, out, "--pictures", pictures) == 0
     for path in images.iterdir():
-        drawn = np.array(Image.open(pictures / path.name))
+        drawn = read_image(pictures / path.name).pixels
         plain = read_image(path).pixels
         assert drawn.shape == plain.shape
         changed = (drawn != plain).any(axis=-1)

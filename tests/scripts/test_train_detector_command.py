@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from bpr.detector.checkpoints import load_detector
+from bpr.pipeline.formats.images import read_image
 from bpr.scripts.main import main
 from tests.datasets import write_dataset
 from tests.pipeline.evaluation.datasets import make_dataset
@@ -104,7 +104,7 @@ def test_validation_scores_and_draws_and_the_architecture_comes_from_the_weights
     assert header == "step,AP,AP50,found,boundary_iou"
     assert [row.split(",")[0] for row in rows] == ["1", "2"]
     for name in ("predictions/step_0000001.png", "predictions/step_0000002.png", "curves.png"):
-        assert Image.open(tmp_path / "run" / name).size[0] > 100
+        assert read_image(tmp_path / "run" / name).pixels.shape[1] > 100
     weights = str(tmp_path / "run/lite.safetensors")
     words = command(photographs, tmp_path / "next", "--steps", "1", "--start-from", weights)
     del words[words.index("--preset") : words.index("--preset") + 2]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from bpr.pipeline.formats.images import read_image
 from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.instance_pictures import draw_instances, tile
 from bpr.pipeline.training.curves import draw_curves, read_curves
@@ -22,12 +22,12 @@ def test_curves_are_the_columns_of_the_log_that_are_numbers(tmp_path: Path) -> N
     )
     assert read_curves(log) == {"loss": [(20, 1.5), (60, 0.5)]}
     draw_curves([log, tmp_path / "validation.csv"], tmp_path / "curves.png")
-    pixels = np.array(Image.open(tmp_path / "curves.png"))
+    pixels = read_image(tmp_path / "curves.png").pixels
     assert pixels.shape == (320, 900, 3)
     assert (pixels == (0, 0x72, 0xB2)).all(axis=-1).sum() > 100, "the curve, in its colour"
     (tmp_path / "validation.csv").write_text("step,AP\n60,0.3\n")
     draw_curves([log, tmp_path / "validation.csv"], tmp_path / "curves.png")
-    assert Image.open(tmp_path / "curves.png").size == (900, 640)
+    assert read_image(tmp_path / "curves.png").pixels.shape == (640, 900, 3)
 
 
 def test_nothing_is_drawn_without_a_log(tmp_path: Path) -> None:
