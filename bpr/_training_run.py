@@ -181,9 +181,9 @@ def computes_bfloat16(device: str) -> bool:
         device: "cpu" or of a GPU.
     """
     if device != "cpu":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # oneDNN says yes on every processor with AVX-512, and then emulates
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def uses_bfloat16(precision: str, device: str) -> bool:

@@ -131,7 +131,7 @@ def test_keypoints_are_scored_by_their_distance():
     }
 
     def ap(shift: float) -> float:
-        moved = [*points, shift, 0, 0]
+        moved = points + np.array([shift, 0, 0])
         record = {
             "image_id": 1,
             "category_id": 1,
