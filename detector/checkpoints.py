@@ -321,8 +321,8 @@ def _data(published: Published, known: PublishedWeights | None) -> str:
     if known is not None:
         return f"{known.data}, by the file's hash (mask AP {known.mask_ap} on {known.ap_of})"
     names = {name.replace("_", " ") for name in published.classes}
-    for data, known in (("COCO", COCO), ("Cityscapes", CITYSCAPES)):
-        if names == set(known):
+    for data, categories in (("COCO", COCO), ("Cityscapes", CITYSCAPES)):
+        if names == set(categories):
             return f"the categories of {data}, by the names in the file"
     if names:
         return "categories named in the file; data not stated"

@@ -49,7 +49,8 @@ def validate_detector(
     truths, records = TruthRecords(named), CocoRecords()
     settings = MatchSettings()
     fits: list[float] = []
-    num_objects, pictures = 0, []
+    pictures: list[UInt8Array] = []
+    num_objects = 0
     for number, key in enumerate(source.keys(), start=1):
         pixels = source.read(key).pixels
         tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).to(device).float() / 255
