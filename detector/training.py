@@ -122,8 +122,8 @@ class DetectorTrainer:
             forget_rows_after(validation, self.step)
         self.network.train()
         since, seen = time.perf_counter(), 0
-        remaining = iter(batches)
         with stop_on_signals() as stop:
+            remaining = iter(batches)  # loader processes inherit what signals do
             while self.step < self.schedule.steps:
                 images, targets = next(remaining)
                 for name, loss in self._train_step(images, targets).items():

@@ -116,8 +116,8 @@ class RefinerTrainer:
             forget_rows_after(validation, self.step)
         self.network.train()
         since, seen = time.perf_counter(), 0
-        remaining = iter(batches)
         with stop_on_signals() as stop:
+            remaining = iter(batches)  # loader processes inherit what signals do
             while self.step < self.recipe.steps:
                 patches, targets = next(remaining)
                 self._sums += self._train_step(patches, targets)

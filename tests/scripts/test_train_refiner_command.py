@@ -1,5 +1,8 @@
 """`bpr train-refiner`, from photographs to weights that `bpr refine` takes."""
 
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bpr.pipeline.extraction.extract import Extraction, extract
+from bpr.pipeline.extraction.settings import ExtractionSettings
+from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.checkpoints import load_model
+from tests.datasets import open_dataset, write_dataset
 
 
 def bpr(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -47,6 +54,25 @@ def test_training_writes_weights_and_a_second_call_finds_it_done(photographs_fol
     assert "belongs to another training (start_from was None, is 'hrnet18s')" in other.stderr
 
 
+def test_the_architecture_comes_from_the_weights_and_the_patch_size_from_the_patches(
+    photographs_folder: Path,
+) -> None:
+    write_dataset(photographs_folder / "data", 2)
+    settings = ExtractionSettings(PatchSettings(32, padding=4, nms_iou=0.25))
+    extract(
+        Extraction(open_dataset(photographs_folder / "data"), settings, photographs_folder / "p")
+    )
+    done = bpr(
+        *("train-refiner", "--patches", photographs_folder / "p"),
+        *("--out", photographs_folder / "run", "--steps", "1", "--batch-size", "2"),
+        *("--input-size", "32", "--threads", "1", "--start-from", "tiny"),
+    )
+    assert done.returncode == 0, done.stderr
+    tiny = load_model("tiny").config.architecture
+    config = load_model(photographs_folder / f"run/{tiny}.safetensors").config
+    assert (config.architecture, config.patch_size, config.padding) == (tiny, 32, 4)
+
+
 def test_training_goes_on_from_weights_and_validates(photographs_folder: Path) -> None:
     done = bpr(
         *("train-refiner", "--images", photographs_folder / "images"),
@@ -63,6 +89,30 @@ def test_training_goes_on_from_weights_and_validates(photographs_folder: Path) -
     header, row = (photographs_folder / "run" / "validation.csv").read_text().splitlines()
     assert header.startswith("step,boundary_iou,f1")
     assert row.startswith("1,")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_resumes(photographs_folder: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "bpr", "train-refiner"),
+        *("--images", photographs_folder / "images", "--loaders", "2"),
+        *("--instance-maps", photographs_folder / "maps", "--out", photographs_folder / "run"),
+        *("--steps", "100000", "--batch-size", "2", "--input-size", "32", "--threads", "1"),
+    ]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert "1 of 100000 steps, about " in first, "time left from the first step"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the loaders too
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    said = re.search(r"interrupted\. saved after step (\d+) to .*checkpoint\.pt; the same", rest)
+    assert said, rest
+    assert "Traceback" not in rest
+    state = torch.load(photographs_folder / "run/checkpoint.pt", weights_only=True)
+    assert state["step"] == int(said[1])
 
 
 @pytest.mark.slow
