@@ -119,7 +119,7 @@ class AveragePrecisions:
         as_read: bool = True,
     ) -> None:
         """Note the instances of an image, as they were read or with other masks."""
-        self._errors += error_types(truth, prediction, self._agnostic)
+        self._errors += error_types(truth, prediction, self._matching.class_agnostic)
         self._accuracies += [
             pixel_accuracy(found.instance.mask, found.annotation.mask, truth.ignore)
             for found in match(truth, prediction, self._matching).matches
