@@ -29,7 +29,7 @@ OBJECT = box(10, 10, 30, 30)
 
 
 def counts(*found: tuple[Mask, int, float], **options: bool) -> ErrorCounts:
-    truth = AnnotatedImage(SIZE, (Annotation(OBJECT, 1, 1),))
+    truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1),))
     instances = tuple(Instance(mask, label, score) for mask, label, score in found)
     return error_types(truth, Prediction(SIZE, instances), **options)
 
@@ -53,8 +53,8 @@ def test_an_error_has_the_kind_of_its_cause(found, expected):
 
 def test_categories_may_be_passed_over_and_crowds_excuse():
     assert counts((OBJECT, 2, 0.9), class_agnostic=True) == ErrorCounts()
-    crowd = Annotation(box(60, 0, 100, 60), 1, 2, True)
-    truth = AnnotatedImage(SIZE, (Annotation(OBJECT, 1, 1), crowd))
+    crowd = Annotation(mask=box(60, 0, 100, 60), label=1, id=2, is_crowd=True)
+    truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1), crowd))
     found = Prediction(SIZE, (Instance(box(65, 5, 80, 30), 1, 0.5),))
     assert error_types(truth, found) == ErrorCounts(missed=1)
 
