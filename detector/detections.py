@@ -19,7 +19,7 @@ class PastedMask(NamedTuple):
     bitmap: Tensor  # (y1 - y0, x1 - x0) bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Detections:
     """The instances of one image, best first, on the detector's device."""
 

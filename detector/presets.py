@@ -20,7 +20,7 @@ Library = Literal["detectron2", "mmdetection", "torchvision"]
 CITYSCAPES_EPOCH = 2965  # steps of 8 images: each of the 2965 images with objects, 8 times
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conventions:
     """What a code base does to pixels, anchors and boxes.
 
@@ -47,20 +47,20 @@ class Conventions:
 DETECTRON2 = Conventions(image_std=(1 / 255, 1 / 255, 1 / 255), stride_in_1x1=True)
 DETECTRON2_RESNEXT = Conventions()
 MMDETECTION = Conventions(
-    "mmdetection",
+    library="mmdetection",
     top_by_logit=False,
     nms_by_logit=False,
     clamp_shrinking=True,
 )
 TORCHVISION = Conventions(
-    "torchvision",
+    library="torchvision",
     nms_by_logit=False,
     min_detection=1e-2,
     rpn_beta=1 / 9,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """A detector and its training. Sides and sizes are in pixels."""
 
@@ -106,14 +106,18 @@ class Preset:
 
 def _detectron2(rounds: Literal["1x", "3x"], **fields: Any) -> Preset:
     steps, *drops = {"1x": (90_000, 60_000, 80_000), "3x": (270_000, 210_000, 250_000)}[rounds]
-    schedule = Schedule(steps, 16, 0.02, tuple(drops), clip_norm=math.inf)
-    return replace(Preset(schedule, train_sizes=range(640, 801, 32)), **fields)
+    schedule = Schedule(
+        steps=steps, batch_size=16, learning_rate=0.02, drops=tuple(drops), clip_norm=math.inf
+    )
+    return replace(Preset(schedule=schedule, train_sizes=range(640, 801, 32)), **fields)
 
 
 def _detectron2_cityscapes(**fields: Any) -> Preset:
     return replace(
         Preset(
-            Schedule(24_000, 8, 0.01, (18_000,), clip_norm=math.inf),
+            schedule=Schedule(
+                steps=24_000, batch_size=8, learning_rate=0.01, drops=(18_000,), clip_norm=math.inf
+            ),
             data="cityscapes",
             train_sizes=range(800, 1025, 32),
             test_size=1024,
@@ -147,9 +151,14 @@ def _mmdetection(epochs: Literal[12, 24], **fields: Any) -> Preset:
     epoch = 117_266 // 16  # COCO's images with objects, 16 a step
     drops = {12: (8, 11), 24: (16, 22)}[epochs]
     schedule = Schedule(
-        epochs * epoch, 16, 0.02, tuple(drop * epoch for drop in drops), 500, clip_norm=math.inf
+        steps=epochs * epoch,
+        batch_size=16,
+        learning_rate=0.02,
+        drops=tuple(drop * epoch for drop in drops),
+        warmup_steps=500,
+        clip_norm=math.inf,
     )
-    return replace(Preset(schedule, conventions=MMDETECTION, norm="affine"), **fields)
+    return replace(Preset(schedule=schedule, conventions=MMDETECTION, norm="affine"), **fields)
 
 
 def _refinemask(epochs: Literal[12, 24], **fields: Any) -> Preset:
@@ -167,7 +176,13 @@ _COCO_EPOCH = 117_266 // 16
 _3X: Mapping[str, Any] = {"steps": 36 * _COCO_EPOCH, "drops": (27 * _COCO_EPOCH, 33 * _COCO_EPOCH)}
 _TORCHVISION_V1 = Preset(
     # references/detection: 26 epochs
-    Schedule(26 * 7330, 16, 0.02, (16 * 7330, 22 * 7330), clip_norm=math.inf),
+    schedule=Schedule(
+        steps=26 * 7330,
+        batch_size=16,
+        learning_rate=0.02,
+        drops=(16 * 7330, 22 * 7330),
+        clip_norm=math.inf,
+    ),
     conventions=TORCHVISION,
     train_proposals=2000,
     box_beta=1 / 9,
@@ -193,7 +208,14 @@ _BMASK_R50 = _bmask(_MASK_R50, train_sizes=(800,))
 
 # for a CPU, and a few hundred photographs: start it from an ImageNet backbone
 _LITE = Preset(
-    Schedule(12_000, 4, 0.01, (9_000, 11_000), warmup_steps=300, clip_norm=10.0),
+    schedule=Schedule(
+        steps=12_000,
+        batch_size=4,
+        learning_rate=0.01,
+        drops=(9_000, 11_000),
+        warmup_steps=300,
+        clip_norm=10.0,
+    ),
     backbone="efficientnet_lite0",
     conventions=Conventions(image_mean=(0.5,) * 3, image_std=(0.5,) * 3),
     data="any",
@@ -210,7 +232,14 @@ _LITE = Preset(
 
 PRESETS: Mapping[str, Preset] = {
     "small": Preset(
-        Schedule(12_000, 8, 0.02, (9_000, 11_000), warmup_steps=500, clip_norm=10.0),
+        schedule=Schedule(
+            steps=12_000,
+            batch_size=8,
+            learning_rate=0.02,
+            drops=(9_000, 11_000),
+            warmup_steps=500,
+            clip_norm=10.0,
+        ),
         backbone="resnet18",
         conventions=Conventions(),
         data="any",
@@ -227,7 +256,14 @@ PRESETS: Mapping[str, Preset] = {
     # the same network on larger images, for a few thousand photographs
     "lite_320": replace(
         _LITE,
-        schedule=Schedule(40_000, 4, 0.01, (30_000, 37_000), warmup_steps=300, clip_norm=10.0),
+        schedule=Schedule(
+            steps=40_000,
+            batch_size=4,
+            learning_rate=0.01,
+            drops=(30_000, 37_000),
+            warmup_steps=300,
+            clip_norm=10.0,
+        ),
         train_sizes=range(256, 385, 32),
         test_size=320,
         max_size=640,
@@ -277,7 +313,12 @@ PRESETS: Mapping[str, Preset] = {
     "refinemask_r50_cityscapes": replace(
         _refinemask(12),
         schedule=Schedule(
-            8 * CITYSCAPES_EPOCH, 8, 0.01, (7 * CITYSCAPES_EPOCH,), 500, clip_norm=35.0
+            steps=8 * CITYSCAPES_EPOCH,
+            batch_size=8,
+            learning_rate=0.01,
+            drops=(7 * CITYSCAPES_EPOCH,),
+            warmup_steps=500,
+            clip_norm=35.0,
         ),
         data="cityscapes",
         box_beta=1.0,

@@ -86,12 +86,14 @@ def _in_image(found: dict[str, Tensor], seen: Size, size: Size) -> Detections:
     boxes = clip_boxes_to_image(resize_boxes(found["boxes"], seen, size), size)
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     return Detections(
-        boxes[keep],
-        found["labels"][keep],
-        found["scores"][keep],
-        found["mask_probabilities"][keep],
-        size,
-        resize_keypoints(found["keypoints"][keep], seen, size) if "keypoints" in found else None,
+        boxes=boxes[keep],
+        labels=found["labels"][keep],
+        scores=found["scores"][keep],
+        mask_probabilities=found["mask_probabilities"][keep],
+        size=size,
+        keypoints=resize_keypoints(found["keypoints"][keep], seen, size)
+        if "keypoints" in found
+        else None,
     )
 
 

@@ -72,7 +72,14 @@ def detect_views(model: Detector, image: Tensor, scales: Sequence[int], flip: bo
             views[0].features, [resize_boxes(box, full, views[0].size)]
         )
         points = resize_keypoints(points, views[0].size, full)
-    return Detections(box, label, score, probability / len(views), full, points)
+    return Detections(
+        boxes=box,
+        labels=label,
+        scores=score,
+        mask_probabilities=probability / len(views),
+        size=full,
+        keypoints=points,
+    )
 
 
 def _look(model: Detector, image: Tensor, scale: int, mirrored: bool) -> tuple[_View, list[Tensor]]:

@@ -127,11 +127,11 @@ def test_masks_are_pasted_as_recorded(expected: Arrays) -> None:
     boxes = tensor(expected["paste_boxes"])
     number = len(boxes)
     found = Detections(
-        boxes,
-        torch.ones(number, dtype=torch.int64),
-        torch.ones(number),
-        tensor(expected["paste_probs"]),
-        size,
+        boxes=boxes,
+        labels=torch.ones(number, dtype=torch.int64),
+        scores=torch.ones(number),
+        mask_probabilities=tensor(expected["paste_probs"]),
+        size=size,
     )
     drawn = torch.stack(list(found.masks()))
     assert drawn.any()

@@ -99,7 +99,15 @@ def test_views_take_the_points_of_the_first() -> None:
 @pytest.mark.slow
 def test_a_handful_of_people_is_learned_by_heart(tmp_path: Path) -> None:
     model = tiny_detector(keypoints=3, train_samples=64)
-    schedule = Schedule(150, 2, 0.01, (120,), warmup_steps=20, clip_norm=10, log_every=50)
+    schedule = Schedule(
+        steps=150,
+        batch_size=2,
+        learning_rate=0.01,
+        drops=(120,),
+        warmup_steps=20,
+        clip_norm=10,
+        log_every=50,
+    )
 
     def batches():
         yield from (people() for _ in count())

@@ -32,7 +32,15 @@ SYSTEMS = {
     "cascade_bmask_rcnn": {"mask_branch": "bmask", "cascade": True},
     "refinemask": {"mask_branch": "refinemask", "box_loss_weight": 2.0},
 }
-SCHEDULE = Schedule(400, 4, 0.02, (320,), warmup_steps=30, clip_norm=10, log_every=20)
+SCHEDULE = Schedule(
+    steps=400,
+    batch_size=4,
+    learning_rate=0.02,
+    drops=(320,),
+    warmup_steps=30,
+    clip_norm=10,
+    log_every=20,
+)
 CATEGORIES = Categories(("object",), (1,))
 
 

@@ -19,7 +19,15 @@ from bpr.detector.schedule import Schedule
 from bpr.detector.training import Batch, DetectorTrainer, Events
 from tests.detector.conftest import scene, tiny_detector
 
-SHORT = Schedule(6, 2, 0.005, (4,), warmup_steps=2, clip_norm=10, log_every=2)
+SHORT = Schedule(
+    steps=6,
+    batch_size=2,
+    learning_rate=0.005,
+    drops=(4,),
+    warmup_steps=2,
+    clip_norm=10,
+    log_every=2,
+)
 
 
 def batch(number: int) -> Batch:
