@@ -293,7 +293,7 @@ def test_the_fields_of_the_report_are_those_of_its_version(dataset):
     assert set(report["runs"][1]) == {
         "name", "instances", "instances_of_no_object", "objects_found", "objects_missed",
         "means_of_own_best", "seconds_per_instance", "average_precision",
-        "average_precision_by_category", "groups", "change",
+        "average_precision_by_category", "groups", "change", "errors", "pixel_accuracy",
     }  # fmt: skip
     assert set(report["runs"][1]["change"]) == {
         "improved", "unchanged", "worse", "gained", "lost", "objects", "share_of_possible",
