@@ -100,7 +100,12 @@ def test_ctrl_c_saves_and_the_same_command_resumes(photographs_folder: Path) -> 
         *("--steps", "100000", "--batch-size", "2", "--input-size", "32", "--threads", "1"),
     ]
     process = subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+        list(map(str, command)),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # tests in the background ignore Ctrl-C, and so would the command
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     first = process.stderr.readline()
