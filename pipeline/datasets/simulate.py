@@ -39,7 +39,7 @@ def mask_head(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     )
     grid = cv2.GaussianBlur(grid, (0, 0), float(rng.uniform(0.3, 1.0)))
-    grid = grid + float(rng.uniform(0, 0.25)) * _smooth_noise(
+    grid = grid + float(rng.uniform(0, 0.25)) * smooth_noise(
         rng, grid.shape, cell=rng.uniform(1.5, 6)
     )
     threshold = 0.5 + rng.normal(0, 0.05)
@@ -73,21 +73,21 @@ def polygon(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
 
 def displaced_outline(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """An outline that wanders smoothly inwards and outwards."""
-    size = _long_side(gt)
+    size = long_side(gt)
     amount = float(rng.uniform(0.005, 0.05)) * size
-    field = _smooth_noise(rng, gt.shape, cell=max(float(rng.uniform(0.05, 0.3)) * size, 3.0))
+    field = smooth_noise(rng, gt.shape, cell=max(float(rng.uniform(0.05, 0.3)) * size, 3.0))
     return np.asarray(_signed_distance(gt) + amount * field > 0)
 
 
 def over_or_under_segmented(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """The whole outline too far out or too far in, with rounded corners."""
-    shift = float(rng.uniform(-0.03, 0.03)) * _long_side(gt)
+    shift = float(rng.uniform(-0.03, 0.03)) * long_side(gt)
     return np.asarray(cv2.blur(_signed_distance(gt), (5, 5)) + shift > 0)
 
 
 def low_resolution(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """A mask predicted at a fraction of the resolution and enlarged, in steps or smoothly."""
-    cell = float(np.exp(rng.uniform(np.log(2), np.log(max(0.06 * _long_side(gt), 3)))))
+    cell = float(np.exp(rng.uniform(np.log(2), np.log(max(0.06 * long_side(gt), 3)))))
     height, width = gt.shape
     small = cv2.resize(
         gt.astype(np.float32),
@@ -103,8 +103,8 @@ def low_resolution(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
 
 def missing_or_leaking(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """Bites out of the object and leaks into the background, on a slightly displaced outline."""
-    size = _long_side(gt)
-    field = _smooth_noise(rng, gt.shape, max(0.1 * size, 3))
+    size = long_side(gt)
+    field = smooth_noise(rng, gt.shape, max(0.1 * size, 3))
     coarse = np.asarray(_signed_distance(gt) + 0.01 * size * field > 0)
     ys, xs = np.nonzero(cv2.morphologyEx(gt.view(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3))))
     if len(xs) == 0:
@@ -128,7 +128,7 @@ def missing_or_leaking(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
 
 def nearly_perfect(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
     """About a pixel off, at most 3: what a good annotator draws. It should be left alone."""
-    field = np.clip(_smooth_noise(rng, gt.shape, cell=float(rng.uniform(4, 20))), -2, 2)
+    field = np.clip(smooth_noise(rng, gt.shape, cell=float(rng.uniform(4, 20))), -2, 2)
     return np.asarray(_signed_distance(gt) + float(rng.uniform(0, 1.2)) * field > 0)
 
 
@@ -173,7 +173,8 @@ def _box(gt: BoolArray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _long_side(gt: BoolArray) -> float:
+def long_side(gt: BoolArray) -> float:
+    """The longer side of an object's box in pixels."""
     x0, y0, x1, y1 = _box(gt)
     return float(max(x1 - x0, y1 - y0))
 
@@ -190,7 +191,7 @@ def _signed_distance(gt: BoolArray) -> Float32Array:
     return np.asarray(distance - np.where(gt, 0.5, -0.5), np.float32)
 
 
-def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell: float) -> Float32Array:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell: float) -> Float32Array:
     """Noise of standard deviation about 1 that varies over `cell` pixels."""
     height, width = shape[0], shape[1]
     small = rng.normal(size=(int(height / cell) + 2, int(width / cell) + 2)).astype(np.float32)
