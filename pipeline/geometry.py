@@ -13,7 +13,16 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from bpr.pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, Size, UInt8Array, grow
+from bpr.pipeline.instance import (
+    BoolArray,
+    Box,
+    Float32Array,
+    Int64Array,
+    Mask,
+    Size,
+    UInt8Array,
+    grow,
+)
 from bpr.pipeline.settings import PatchSettings
 
 AUTO_PATCH_SHARE = 0.16  # of the object's long side; LOG.md, 2026-11-21
@@ -167,6 +176,24 @@ def reassemble(mask: Mask, boxes: Int64Array, probability: Float32Array) -> Mask
     """
     if len(boxes) == 0:
         return mask
+    region, mean = average_patches(mask, boxes, probability)
+    return Mask.from_array(mean > 0.5, region[:2], mask.size)
+
+
+def average_patches(
+    mask: Mask, boxes: Int64Array, probability: Float32Array
+) -> tuple[Box, Float32Array]:
+    """The mean probability of overlapping patches, and the coarse mask where there is none.
+
+    Args:
+        mask: as for `reassemble`.
+        boxes: as for `reassemble`; at least one.
+        probability: as for `reassemble`.
+
+    Returns:
+        The smallest box of the image around the mask and its patches, and (height, width) float32
+        in [0, 1] of this box: 0 or 1 outside of the patches.
+    """
     height, width = mask.size
     x0, y0, x1, y1 = mask.window
     region = (
@@ -176,18 +203,17 @@ def reassemble(mask: Mask, boxes: Int64Array, probability: Float32Array) -> Mask
         max(y1, min(int(boxes[:, 3].max()), height)),
     )
     left, top = region[:2]
-    refined = mask.read(region)
-    total = np.zeros(refined.shape, np.float32)
-    count = np.zeros(refined.shape, np.int32)
+    mean = mask.read(region).astype(np.float32)
+    total = np.zeros(mean.shape, np.float32)
+    count = np.zeros(mean.shape, np.int32)
     for (bx0, by0, bx1, by1), patch in zip(boxes.tolist(), probability, strict=True):
         inside = patch[: min(by1, height) - by0, : min(bx1, width) - bx0]
         rows = slice(by0 - top, by0 - top + inside.shape[0])
         columns = slice(bx0 - left, bx0 - left + inside.shape[1])
         total[rows, columns] += inside
         count[rows, columns] += 1
-    np.divide(total, count, out=total, where=count > 0)
-    np.copyto(refined, total > 0.5, where=count > 0)
-    return Mask.from_array(refined, (left, top), mask.size)
+    np.divide(total, count, out=mean, where=count > 0)
+    return region, mean
 
 
 @lru_cache(maxsize=64)

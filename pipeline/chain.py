@@ -1,0 +1,124 @@
+"""Coarse to fine: the passes of one instance, one after the other.
+
+A wide pass first looks at the whole object and moves parts. Its result is kept only where the
+network itself expects a clear gain; so a mask that is nearly right goes to the narrow pass as it
+came. The narrow pass draws, and a finer one follows where the object is large enough for it. Each
+keeps the mask that it got where it expects no gain. What a network expects is in its
+probabilities: the pixels that it believes to be wrong before and after (`passes.Outcome`).
+
+The bounds below were chosen on `val` and `val-fine`; LOG.md, 2026-11-27, has the curves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bpr.pipeline.colour_evidence import object_colours
+from bpr.pipeline.crops import patch_probabilities
+from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
+from bpr.pipeline.passes import (
+    Outcome,
+    cut_patches,
+    long_side,
+    outcome,
+    pass_patch_size,
+    pass_settings,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One pass, and when its result is kept."""
+
+    share: float  # patch size by the object's long side
+    least_gain: float = 0.0  # expected error before minus after, by the long side
+    least_ratio: float = 1.0  # expected error before by after
+    least_side: int = 0  # pixels; smaller objects skip the pass
+
+
+PASSES = (
+    Pass(share=0.35, least_gain=0.0016),
+    Pass(share=0.12, least_ratio=1.08),
+    Pass(share=0.07, least_ratio=1.1, least_side=480),
+)
+"""From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
+
+NARROWER = 0.8  # of the last pass's patch size at most
+
+
+class Chain:
+    """An instance on its way through the passes.
+
+    `boxes` are the patches that the network is to see now; once `put` has their logits, they are
+    those of the next pass, or none at the end. `mask` is the mask so far.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: coarse mask; may be empty.
+        input_size: S of the network.
+        nms_iou: see PatchSettings.
+        passes: from wide to narrow.
+    """
+
+    def __init__(
+        self,
+        image: UInt8Array,
+        mask: Mask,
+        input_size: int,
+        nms_iou: float,
+        passes: tuple[Pass, ...] = PASSES,
+    ) -> None:
+        self.mask = mask
+        self.num_patches = 0  # of all passes so far
+        self._image, self._input_size, self._nms_iou = image, input_size, nms_iou
+        self._passes = list(passes)
+        self._last_size = 0
+        self.boxes: Int64Array = np.zeros((0, 4), np.int64)
+        self._begin()
+
+    def cut(self, start: int, stop: int) -> UInt8Array:
+        """Patches start..stop of `boxes`, (N, S, S, 7) uint8."""
+        return cut_patches(
+            self._image,
+            self.mask,
+            self.boxes[start:stop],
+            self._input_size,
+            self._colours,
+            long_side(self.mask),
+        )
+
+    def put(self, logits: Float32Array) -> None:
+        """Take the logits of all of `boxes`, (N, S, S), and go on to the next pass."""
+        size = int(self.boxes[0, 2] - self.boxes[0, 0])
+        found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0))
+        if is_kept(found, self._pass, long_side(self.mask)):
+            self.mask = found.mask
+        self._begin()
+
+    def _begin(self) -> None:
+        """Choose the next pass and its patches."""
+        self.boxes = np.zeros((0, 4), np.int64)
+        while self._passes and not len(self.boxes) and not self.mask.is_empty:
+            following = self._passes.pop(0)
+            size = pass_patch_size(self.mask, following.share)
+            is_narrower = not self._last_size or size <= NARROWER * self._last_size
+            if is_narrower and long_side(self.mask) >= following.least_side:
+                settings = pass_settings(self.mask, following.share, self._nms_iou)
+                self.boxes = select_patches(self.mask, settings)
+                self._pass, self._last_size = following, size
+        if len(self.boxes):
+            self._colours = object_colours(self._image, self.mask)
+            self.num_patches += len(self.boxes)
+
+
+def is_kept(found: Outcome, of_pass: Pass, object_side: int) -> bool:
+    """Whether a pass's mask is trusted more than the one that went in."""
+    gain = found.error_before - found.error_after
+    return (
+        not found.mask.is_empty
+        and gain >= of_pass.least_gain * object_side
+        and found.error_before >= of_pass.least_ratio * found.error_after
+    )

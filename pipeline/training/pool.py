@@ -1,0 +1,158 @@
+"""Photographs, accurate masks and recorded masks in one file that training reads at random.
+
+    pool = build_pool(sources, folder)     # once
+    item = pool[17]                        # then from any process: pages of one mapped file
+
+An item is one object with its surroundings: a view of the photograph, reduced as its labels'
+accuracy asks, with the masks that networks predicted for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bpr.pipeline.formats.images import IGNORE, read_image, read_instance_map
+from bpr.pipeline.instance import BoolArray, UInt8Array
+
+SURROUNDINGS = 0.6  # of an object's long side are kept around it
+LEAST_SIDE = 16  # pixels of an object's window
+LEAST_IOU = 0.5  # of a recorded mask with the truth: others are another object
+
+
+@dataclass(frozen=True)
+class PoolSource:
+    """Photographs of one data set."""
+
+    images: Path
+    instance_map: Path
+    dataset: str
+    scale: float  # in (0, 1]; the accuracy of the labels decides
+    recorded: tuple[tuple[int, BoolArray], ...] = ()
+    """Instance and full-size mask of each recorded mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoolItem:
+    """One object, seen in its surroundings."""
+
+    image: UInt8Array  # (H, W, 3) RGB
+    truth: UInt8Array  # (H, W): 0, 1 or 255 where it is unknown
+    recorded: tuple[UInt8Array, ...]  # (H, W) each, 0 or 1
+    dataset: str
+
+
+class Pool(Sequence[PoolItem]):
+    """Objects in one mapped file.
+
+    Args:
+        folder: as `build_pool` left it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._index = json.loads((folder / "index.json").read_text("utf-8"))
+        path = folder / "pool.bin"
+        # an empty file cannot be mapped
+        self._bytes: UInt8Array = (
+            np.memmap(path, np.uint8, "r") if self._index else np.zeros(0, np.uint8)
+        )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def dataset(self, number: int) -> str:
+        """The data set of an item, without reading it."""
+        return str(self._index[number]["dataset"])
+
+    def __getitem__(self, number: int) -> PoolItem:  # type: ignore[override]
+        entry = self._index[number]
+        height, width = entry["size"]
+        area, at = height * width, entry["at"]
+        planes = self._bytes[at : at + area * (4 + entry["recorded"])]
+        image = np.array(planes[: 3 * area]).reshape(height, width, 3)
+        maps = np.array(planes[3 * area :]).reshape(-1, height, width)
+        return PoolItem(image, maps[0], tuple(maps[1:]), entry["dataset"])
+
+
+def build_pool(sources: Iterable[PoolSource], folder: Path) -> Pool:
+    """Write the pool of all objects that are large enough; it appears when it is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index, at = [], 0
+    temporary = folder / f".pool.{os.getpid()}.tmp"
+    with temporary.open("wb") as file:
+        for source in sources:
+            for item in _objects(source):
+                height, width = item.truth.shape
+                planes = (item.image.reshape(-1), item.truth, *item.recorded)
+                for plane in planes:
+                    file.write(np.ascontiguousarray(plane).tobytes())
+                index.append(
+                    {
+                        "size": [height, width],
+                        "at": at,
+                        "recorded": len(item.recorded),
+                        "dataset": item.dataset,
+                    }
+                )
+                at += height * width * (4 + len(item.recorded))
+    os.replace(temporary, folder / "pool.bin")
+    (folder / "index.json").write_text(json.dumps(index), "utf-8")
+    return Pool(folder)
+
+
+def _objects(source: PoolSource) -> Iterator[PoolItem]:
+    image = read_image(source.images).pixels
+    instance_map = read_instance_map(source.instance_map)
+    for label in np.unique(instance_map).tolist():
+        if label in (0, IGNORE):
+            continue
+        masks = [mask for instance, mask in source.recorded if instance == label]
+        everything = np.logical_or.reduce([instance_map == label, *masks])
+        ys, xs = np.nonzero(everything)
+        reach = round(SURROUNDINGS * max(np.ptp(xs), np.ptp(ys))) + 8
+        rows = slice(max(int(ys.min()) - reach, 0), int(ys.max()) + reach + 1)
+        columns = slice(max(int(xs.min()) - reach, 0), int(xs.max()) + reach + 1)
+        view = np.zeros(instance_map[rows, columns].shape, np.uint8)
+        view[instance_map[rows, columns] == label] = 1
+        view[instance_map[rows, columns] == IGNORE] = IGNORE
+        item = PoolItem(
+            image[rows, columns],
+            view,
+            tuple(mask[rows, columns].astype(np.uint8) for mask in masks),
+            source.dataset,
+        )
+        item = reduce_item(item, source.scale)
+        tall, wide = np.any(item.truth == 1, axis=1), np.any(item.truth == 1, axis=0)
+        if max(np.count_nonzero(tall), np.count_nonzero(wide)) >= LEAST_SIDE:
+            yield item
+
+
+def reduce_item(item: PoolItem, scale: float) -> PoolItem:
+    """The same object at a smaller size."""
+    if scale >= 1:
+        return item
+    height, width = item.truth.shape
+    side = (max(round(width * scale), 1), max(round(height * scale), 1))
+
+    def share(mask: BoolArray) -> BoolArray:
+        small = cv2.resize(mask.astype(np.float32), side, interpolation=cv2.INTER_AREA)
+        return np.asarray(small > 0.5)
+
+    truth = share(item.truth == 1).astype(np.uint8)
+    unknown = cv2.resize(
+        (item.truth == IGNORE).astype(np.float32), side, interpolation=cv2.INTER_AREA
+    )
+    truth[unknown > 0.3] = IGNORE
+    return PoolItem(
+        cv2.resize(item.image, side, interpolation=cv2.INTER_AREA),
+        truth,
+        tuple(share(mask != 0).astype(np.uint8) for mask in item.recorded),
+        item.dataset,
+    )

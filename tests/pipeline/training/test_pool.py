@@ -1,0 +1,67 @@
+"""Objects with their surroundings in one file."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bpr.pipeline.training.pool import PoolSource, build_pool, reduce_item
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A photograph with two objects, a band that nobody could label, and one recorded mask."""
+    labels = np.zeros((120, 200), np.uint8)
+    labels[20:80, 10:70] = 1
+    labels[40:110, 120:180] = 2
+    labels[10:15, 10:70] = 255
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 200, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    predicted = np.zeros(labels.shape, bool)
+    predicted[45:100, 110:175] = True
+    return PoolSource(tmp_path / "a.png", tmp_path / "map.png", "made", 1.0, ((2, predicted),))
+
+
+def test_each_object_comes_back_with_its_truth_and_its_recorded_masks(source, tmp_path):
+    pool = build_pool([source], tmp_path / "pool")
+
+    assert [pool.dataset(number) for number in range(len(pool))] == ["made", "made"]
+    first, second = pool
+    assert (first.truth == 1).sum() == 60 * 60
+    assert (first.truth == 255).sum() == 5 * 60
+    assert first.recorded == ()
+    (recorded,) = second.recorded
+    assert recorded.sum() == 55 * 65
+    assert ((second.truth == 1) & (recorded == 1)).sum() == 55 * 55
+
+
+def test_another_object_is_background(source, tmp_path):
+    first, second = build_pool([source], tmp_path / "pool")
+
+    assert set(np.unique(first.truth)) <= {0, 1, 255}
+    assert (second.truth == 1).sum() == 70 * 60
+
+
+def test_the_pixels_are_those_of_the_photograph(source, tmp_path):
+    first = build_pool([source], tmp_path / "pool")[0]
+    photograph = np.array(Image.open(source.images))
+
+    ys, xs = np.nonzero(first.truth == 1)
+    assert np.array_equal(
+        first.image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1], photograph[20:80, 10:70]
+    )
+
+
+def test_a_reduced_object_keeps_its_shape(source, tmp_path):
+    whole = build_pool([source], tmp_path / "pool")[0]
+
+    small = reduce_item(whole, 0.5)
+
+    assert small.truth.shape == tuple(round(side / 2) for side in whole.truth.shape)
+    assert (small.truth == 1).sum() == pytest.approx((whole.truth == 1).sum() / 4, rel=0.05)
+
+
+def test_an_object_too_small_to_see_is_left_out(source, tmp_path):
+    from dataclasses import replace
+
+    assert len(build_pool([replace(source, scale=0.2)], tmp_path / "pool")) == 0
