@@ -27,6 +27,7 @@ from bpr.pipeline.passes import (
     pass_patch_size,
     pass_settings,
 )
+from bpr.pipeline.settings import PatchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +59,27 @@ class Chain:
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: coarse mask; may be empty.
+        boxes: of the first pass, (N, 4) int64 as from `first_boxes` or `select_patches`.
+        settings: `patch_size` says whether further passes follow.
         input_size: S of the network.
-        nms_iou: see PatchSettings.
-        passes: from wide to narrow.
     """
 
     def __init__(
         self,
         image: UInt8Array,
         mask: Mask,
+        boxes: Int64Array,
+        settings: PatchSettings,
         input_size: int,
-        nms_iou: float,
-        passes: tuple[Pass, ...] = PASSES,
     ) -> None:
-        self.mask = mask
-        self.num_patches = 0  # of all passes so far
-        self._image, self._input_size, self._nms_iou = image, input_size, nms_iou
-        self._passes = list(passes)
-        self._last_size = 0
-        self.boxes: Int64Array = np.zeros((0, 4), np.int64)
-        self._begin()
+        self.mask, self.boxes = mask, boxes
+        self.all_boxes: list[Int64Array] = []
+        """Of the passes that are done."""
+        self._image, self._input_size, self._nms_iou = image, input_size, settings.nms_iou
+        first, *others = PASSES if settings.patch_size == "passes" else (Pass(share=1),)
+        self._pass, self._passes = first, others
+        if len(boxes):
+            self._colours = object_colours(image, mask)
 
     def cut(self, start: int, stop: int) -> UInt8Array:
         """Patches start..stop of `boxes`, (N, S, S, 7) uint8."""
@@ -96,22 +98,27 @@ class Chain:
         found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0))
         if is_kept(found, self._pass, long_side(self.mask)):
             self.mask = found.mask
-        self._begin()
+        self.all_boxes.append(self.boxes)
+        self.boxes = self.boxes[:0]
+        while self._passes and not len(self.boxes):
+            self._begin(self._passes.pop(0), size)
 
-    def _begin(self) -> None:
-        """Choose the next pass and its patches."""
-        self.boxes = np.zeros((0, 4), np.int64)
-        while self._passes and not len(self.boxes) and not self.mask.is_empty:
-            following = self._passes.pop(0)
-            size = pass_patch_size(self.mask, following.share)
-            is_narrower = not self._last_size or size <= NARROWER * self._last_size
-            if is_narrower and long_side(self.mask) >= following.least_side:
-                settings = pass_settings(self.mask, following.share, self._nms_iou)
-                self.boxes = select_patches(self.mask, settings)
-                self._pass, self._last_size = following, size
+    def _begin(self, following: Pass, last_size: int) -> None:
+        """Choose the patches of a pass; none where it would add nothing to the last one."""
+        size = pass_patch_size(self.mask, following.share)
+        if size > NARROWER * last_size or long_side(self.mask) < following.least_side:
+            return
+        settings = pass_settings(self.mask, following.share, self._nms_iou)
+        self._pass, self.boxes = following, select_patches(self.mask, settings)
         if len(self.boxes):
             self._colours = object_colours(self._image, self.mask)
-            self.num_patches += len(self.boxes)
+
+
+def first_boxes(mask: Mask, settings: PatchSettings) -> Int64Array:
+    """The boxes of the first of PASSES, as from `select_patches`; none for an empty mask."""
+    if mask.is_empty:
+        return np.zeros((0, 4), np.int64)
+    return select_patches(mask, pass_settings(mask, PASSES[0].share, settings.nms_iou))
 
 
 def is_kept(found: Outcome, of_pass: Pass, object_side: int) -> bool:

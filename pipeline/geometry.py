@@ -36,7 +36,7 @@ def patch_size_for(mask: Mask, settings: PatchSettings) -> int:
     the errors of mask heads and of quick polygons grow with the object: AUTO_PATCH_SHARE
     of the long side of its window, even, within AUTO_PATCH_SIZES.
     """
-    if settings.patch_size is not None:
+    if isinstance(settings.patch_size, int):
         return settings.patch_size
     x0, y0, x1, y1 = mask.window
     wanted = 2 * round(AUTO_PATCH_SHARE * max(x1 - x0, y1 - y0) / 2)

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bpr.pipeline.chain_runner import ChainRunner
 from bpr.pipeline.host import HostRunner
 from bpr.pipeline.runner import Runner
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from bpr.refiner.predictor import LoadedPredictor, load_predictor
+
+HOST_CHANNELS = 4  # of the paper's patches: colours and the mask
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +63,8 @@ def network_of(predictor: LoadedPredictor) -> LoadedNetwork:
     on_device = predictor.on_device
 
     def runner(batch_size: int) -> Runner:
+        if predictor.config.channels != HOST_CHANNELS:
+            return ChainRunner(predictor, batch_size)
         if on_device is None:
             return HostRunner(predictor, batch_size)
         from bpr.pipeline.device import DeviceRunner  # needs torch

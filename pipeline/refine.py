@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bpr.pipeline.chain import first_boxes
 from bpr.pipeline.crops import patch_probabilities
 from bpr.pipeline.geometry import reassemble, select_patches
 from bpr.pipeline.harm import without_harm
@@ -62,7 +63,8 @@ def plan(
             f"image: expected uint8 RGB of shape {(*prediction.size, 3)}, the size of its masks, "
             f"got {image.dtype} of shape {image.shape}"
         )
-    boxes = tuple(select_patches(instance.mask, settings) for instance in prediction.instances)
+    select = first_boxes if settings.patch_size == "passes" else select_patches
+    boxes = tuple(select(instance.mask, settings) for instance in prediction.instances)
     return Plan(image=image, prediction=prediction, boxes=boxes, settings=settings, name=name)
 
 
@@ -79,21 +81,31 @@ def predict(plans: Iterable[Plan], runner: Runner) -> Iterator[Answer]:
     waiting: deque[PendingImage] = deque()
     complete: deque[PendingImage] = deque()
     for planned in plans:
-        image = runner.open(planned)
-        waiting.append(image)
-        while image.uncut:
-            runner.add(image)
-            if runner.room == 0:
-                runner.run()
-        if len(waiting) > MAX_WAITING_IMAGES:
+        waiting.append(runner.open(planned))
+        _run_full_batches(waiting, runner)
+        while len(waiting) > MAX_WAITING_IMAGES and not waiting[0].is_complete:
             runner.run()
+            _run_full_batches(waiting, runner)
         while waiting and waiting[0].is_complete:
             complete.append(waiting.popleft())
         while len(complete) > runner.max_coming_back:
             yield complete.popleft().answer()
-    runner.run()
+    while not all(image.is_complete for image in waiting):
+        runner.run()
+        _run_full_batches(waiting, runner)
     for image in (*complete, *waiting):
         yield image.answer()
+
+
+def _run_full_batches(images: Iterable[PendingImage], runner: Runner) -> None:
+    """Add patches and run batches until none is full: an answer may ask for further patches."""
+    while True:
+        for image in images:
+            while image.uncut and runner.room:
+                runner.add(image)
+        if runner.room:
+            return
+        runner.run()
 
 
 def merge(answer: Answer) -> Prediction:

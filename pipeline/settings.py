@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_PATCH_SIZE = 1024  # pixels; the suppression of larger ones would take gigabytes
+
+
+PatchSize = int | Literal["passes"] | None
+"""How large patches are; `PatchSettings.patch_size` explains the values."""
 
 
 @dataclass(frozen=True)
 class PatchSettings:
     """Size, density and rule of boundary patches."""
 
-    patch_size: int | None = None
-    """P, side in image pixels, even; None lets it follow the object (`patch_size_for`)."""
+    patch_size: PatchSize = None
+    """P, side in image pixels, even; None lets it follow the object (`patch_size_for`), "passes"
+    refines in several passes from wide to narrow (pipeline/chain.py), for weights made for it."""
     padding: int = 0
     """Context in image pixels added around a patch for the network, cut off afterwards."""
     nms_iou: float = 0.45
@@ -22,11 +28,14 @@ class PatchSettings:
 
     def __post_init__(self) -> None:
         size = self.patch_size
-        if size is not None and (not 0 < size <= MAX_PATCH_SIZE or size % 2):
+        if size not in (None, "passes") and (
+            not isinstance(size, int) or not 0 < size <= MAX_PATCH_SIZE or size % 2
+        ):
             raise ValueError(f"patch_size: expected an even int in 2..{MAX_PATCH_SIZE}, got {size}")
-        if size is None and self.compat:
+        if not isinstance(size, int) and self.compat:
             raise ValueError(
-                "patch_size: expected a number with compat (--patch-size 64), got auto"
+                "patch_size: expected a number with compat (--patch-size 64), got "
+                f"{'auto' if size is None else size}"
             )
         if not 0 <= self.padding <= MAX_PATCH_SIZE:
             raise ValueError(f"padding: expected an int in 0..{MAX_PATCH_SIZE}, got {self.padding}")

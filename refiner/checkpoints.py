@@ -31,6 +31,10 @@ from bpr.refiner.model_config import (
     parse_config,
 )
 from bpr.refiner.network import PatchNetwork
+from bpr.refiner.unet import PatchUNet
+
+Network = PatchNetwork | PatchUNet
+"""The paper's network, or the one that refines in passes."""
 
 _COUNTER = "num_batches_tracked"  # batch norm with a fixed momentum never reads it
 
@@ -46,7 +50,7 @@ _WIDTHS = {270: "hrnet18s", 720: "hrnet48"}
 class LoadedModel:
     """A network read from a file, and where it came from."""
 
-    network: PatchNetwork  # float32, on the CPU, in eval mode
+    network: Network  # float32, on the CPU, in eval mode
     config: ModelConfig
     sha256: str  # of the file, hexadecimal
     name: str  # of the shipped weights, or the file's name without its ending
@@ -63,7 +67,7 @@ class ImportReport:
     config: ModelConfig
 
 
-def save_model(path: Path, network: PatchNetwork, config: ModelConfig, half: bool = True) -> None:
+def save_model(path: Path, network: Network, config: ModelConfig, half: bool = True) -> None:
     """Write weights and configuration into one safetensors file.
 
     The file appears under its name only when it is complete. The same weights and configuration
@@ -164,7 +168,7 @@ def convert_weights(source: Path, out: Path) -> ImportReport:
     )
 
 
-def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
+def _read_own(path: Path) -> tuple[Network, ModelConfig]:
     metadata, tensors = read_safetensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
@@ -179,13 +183,15 @@ def _read_own(path: Path) -> tuple[PatchNetwork, ModelConfig]:
     return network, config
 
 
-def _empty_network(architecture: str) -> PatchNetwork:
+def _empty_network(architecture: str) -> Network:
     """A network without memory: no time and no random numbers go into weights soon replaced."""
     with torch.device("meta"):
+        if architecture == PatchUNet.architecture:
+            return PatchUNet()
         return PatchNetwork(architecture)
 
 
-def _fill(network: PatchNetwork, tensors: Mapping[str, Tensor]) -> None:
+def _fill(network: Network, tensors: Mapping[str, Tensor]) -> None:
     """Give checked tensors to an empty network, as float32, and set it to eval."""
     state = {key: tensor.float().contiguous() for key, tensor in tensors.items()}
     for key in network.state_dict():

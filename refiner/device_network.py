@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from bpr.refiner.network import MEAN, STD, upsample
+from bpr.refiner.network import MEAN, STD
 from bpr.refiner.patch_batch import Logits, PatchBatch, check_input_size, check_patches
 from bpr.refiner.torch_predictor import as_tensor, exact_convolutions, fold_batch_norms
+from bpr.refiner.unet import CENTRES, SPANS
 
 CUDA_BATCH_PIXELS = 512 * 64 * 64  # of the patches in one batch on a GPU
 CPU_BATCH_PIXELS = 8 * 64 * 64
@@ -22,7 +24,7 @@ class DeviceNetwork:
     can start it.
 
     Args:
-        network: a PatchNetwork; not changed.
+        network: a PatchNetwork or a PatchUNet; not changed.
         input_size: side S of the patches in pixels, a multiple of 32.
         device: where to run.
         bfloat16: compute in it instead of float32.
@@ -43,10 +45,16 @@ class DeviceNetwork:
             dtype=self._dtype,
             memory_format=torch.channels_last,  # type: ignore[call-overload]
         )
-        self._mean = torch.tensor(MEAN, device=self.device)
-        self._std = torch.tensor(STD, device=self.device)
+        self._channels: int = network.channels  # type: ignore[assignment]
+        # as `normalise` of each network, with constants that are on the device: a graph cannot
+        # fetch them
+        mean, std = (MEAN, STD) if self._channels == len(MEAN) else (CENTRES, SPANS)
+        self._mean = torch.tensor(mean, device=self.device)
+        self._std = torch.tensor(std, device=self.device)
         self._inputs = torch.zeros(
-            (self.batch_size, input_size, input_size, 4), dtype=torch.uint8, device=self.device
+            (self.batch_size, input_size, input_size, self._channels),
+            dtype=torch.uint8,
+            device=self.device,
         )
 
     def run(self, patches: Tensor) -> Tensor:
@@ -68,7 +76,7 @@ class DeviceNetwork:
 
     def __call__(self, patches: PatchBatch) -> Logits:
         """(N, S, S, 4) uint8 -> (N, S, S) float32, as for TorchPredictor."""
-        check_patches(patches, self.input_size)
+        check_patches(patches, self.input_size, self._channels)
         logits = torch.empty(patches.shape[:3])
         for start in range(0, len(patches), self.batch_size):
             part = as_tensor(patches[start : start + self.batch_size]).to(self.device)
@@ -77,10 +85,9 @@ class DeviceNetwork:
         return result
 
     def _forward(self) -> Tensor:
-        # as `normalise`, with constants that are on the device: a graph cannot fetch them
         inputs = ((self._inputs.float() - self._mean) / self._std).permute(0, 3, 1, 2)
-        logits = self._network(inputs.to(self._dtype)).float()
-        return upsample(logits[:, 1:] - logits[:, :1])[:, 0]
+        raw: Any = self._network
+        return cast(Tensor, raw.logits_from(inputs.to(self._dtype)))
 
     @cached_property
     def _graph(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:

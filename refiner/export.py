@@ -24,7 +24,8 @@ INPUT, OUTPUT = "patches", "logits"
 def export_onnx(model: LoadedModel, version: str) -> bytes:
     """Export weights as an ONNX model.
 
-    Its input `patches` is (N, S, S, 4) uint8 of any N: R, G, B and the coarse mask as 0 or 1. Its
+    Its input `patches` is (N, S, S, C) uint8 of any N: R, G, B and the coarse mask as 0 or 1, for
+    weights that refine in passes also what `pipeline.passes.cut_patches` adds. Its
     output `logits` is (N, S, S) float32, object minus background. Normalising and enlarging are
     part of it. `metadata_props` say what the weights are (`describe`).
 
@@ -42,7 +43,7 @@ def export_onnx(model: LoadedModel, version: str) -> bytes:
     import onnx
 
     side = model.config.input_size
-    example = torch.zeros(2, side, side, 4, dtype=torch.uint8)
+    example = torch.zeros(2, side, side, model.config.channels, dtype=torch.uint8)
     with (
         tempfile.TemporaryDirectory() as folder,
         warnings.catch_warnings(),

@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ARCHITECTURES = {
     "hrnet18xs": "hrnet_w18_small",
     "hrnet18s": "hrnet_w18_small_v2",
     "hrnet48": "hrnet_w48",
+    "unet-lite0": "tf_efficientnet_lite0",
 }
 """Our name of an architecture -> timm's."""
 
 DEFAULT_ARCHITECTURE = "hrnet18s"
 """Trained where neither a name nor weights to start from are given."""
+
+CHANNELS = {"unet-lite0": 7}
+"""Channels of the patches that an architecture takes, where they are not colours and mask alone."""
 
 STRIDE = 32
 """Patches must be a multiple of this many pixels wide: the lowest branch sees 1/32."""
@@ -42,10 +46,16 @@ class ModelConfig:
 
     architecture: str  # a key of ARCHITECTURES
     input_size: int  # side of the network's input in pixels, a multiple of 32
-    patch_size: int | None = None  # side in image pixels, even, > 0; None follows the object
+    patch_size: int | Literal["passes"] | None = None
+    """Side in image pixels, even, > 0; None follows the object, "passes" goes coarse to fine."""
     padding: int = 0  # context around a patch in image pixels, >= 0
     data: str = ""  # what the weights were trained on, in words
     licence: str = ""  # what that allows, in words
+
+    @property
+    def channels(self) -> int:
+        """Of the network's patches."""
+        return CHANNELS.get(self.architecture, 4)
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or self.architecture not in ARCHITECTURES:
@@ -57,11 +67,14 @@ class ModelConfig:
             raise ValueError(
                 f"input_size: expected a multiple of {STRIDE} > 0, got {self.input_size!r}"
             )
-        if self.patch_size is not None and (
-            not _is_int(self.patch_size) or self.patch_size <= 0 or self.patch_size % 2
+        if self.patch_size not in (None, "passes") and (
+            not isinstance(self.patch_size, int)
+            or isinstance(self.patch_size, bool)
+            or self.patch_size <= 0
+            or self.patch_size % 2
         ):
             raise ValueError(
-                f"patch_size: expected an even int > 0 or None, got {self.patch_size!r}"
+                f"patch_size: expected an even int > 0, 'passes' or None, got {self.patch_size!r}"
             )
         if not _is_int(self.padding) or self.padding < 0:
             raise ValueError(f"padding: expected an int >= 0, got {self.padding!r}")

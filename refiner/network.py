@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bpr.refiner.model_config import ARCHITECTURES
+from bpr.refiner.model_config import ARCHITECTURES, CHANNELS
 
 # R, G, B of ImageNet on a 0..255 scale; the coarse mask 0/1 becomes -1/+1
 MEAN = (123.675, 116.28, 103.53, 0.5)
 STD = (58.395, 57.12, 57.375, 0.5)
+
+
+PAPER_ARCHITECTURES = tuple(name for name in ARCHITECTURES if name not in CHANNELS)
+"""Those that this file builds."""
 
 
 class PatchNetwork(nn.Module):
@@ -29,7 +33,7 @@ class PatchNetwork(nn.Module):
     1 / 0, classifier normal(0, 0.01) with bias 0.
 
     Args:
-        architecture: a key of ARCHITECTURES.
+        architecture: one of PAPER_ARCHITECTURES.
 
     Raises:
         ValueError: the architecture is unknown.
@@ -37,11 +41,13 @@ class PatchNetwork(nn.Module):
 
     def __init__(self, architecture: str) -> None:
         super().__init__()
-        if architecture not in ARCHITECTURES:
+        if architecture not in PAPER_ARCHITECTURES:
             raise ValueError(
-                f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {architecture!r}"
+                f"architecture: expected one of {', '.join(PAPER_ARCHITECTURES)}, "
+                f"got {architecture!r}"
             )
         self.architecture = architecture
+        self.channels = 4  # of the patches
         # feature_location="" leaves out timm's classification layers
         backbone: Any = timm.create_model(
             ARCHITECTURES[architecture],
@@ -70,6 +76,15 @@ class PatchNetwork(nn.Module):
         """
         logits: Tensor = self.head(self.backbone(inputs))
         return logits
+
+    def object_logits(self, patches: Tensor) -> Tensor:
+        """(N, S, S, 4) uint8 as for `normalise` -> (N, S, S) object minus background logit."""
+        return self.logits_from(normalise(patches))
+
+    def logits_from(self, inputs: Tensor) -> Tensor:
+        """(N, 4, S, S) from `normalise` -> (N, S, S) float32 object minus background logit."""
+        logits = self(inputs).float()
+        return upsample(logits[:, 1:] - logits[:, :1])[:, 0]
 
 
 def imagenet_network(architecture: str) -> PatchNetwork:
@@ -180,15 +195,18 @@ def upsample(logits: Tensor) -> Tensor:
 def object_logits(network: nn.Module, patches: Tensor) -> Tensor:
     """Predict how much more likely object than background each pixel is.
 
+    Each kind of network has a method of this name, which this calls.
+
     The sigmoid of the result is the softmax probability of the object. Resizing is linear, so
     resizing this difference gives what resizing both logits gives.
 
     Args:
-        network: a PatchNetwork or what computes the same.
-        patches: (N, S, S, 4) uint8 as for `normalise`, S a multiple of 32.
+        network: a PatchNetwork or a PatchUNet, or a copy with folded batch norms.
+        patches: (N, S, S, C) uint8 with the network's channels, S a multiple of 32.
 
     Returns:
         (N, S, S) object minus background logit.
     """
-    logits = network(normalise(patches))
-    return upsample(logits[:, 1:] - logits[:, :1])[:, 0]
+    method: Any = network.object_logits
+    logits: Tensor = method(patches)
+    return logits

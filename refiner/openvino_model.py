@@ -31,7 +31,7 @@ KEPT_MODELS = 8  # in the cache, 8 MB (hrnet18s) to 130 MB (hrnet48) each
 
 _MODEL = "model.xml"
 _CONFIG = "config.json"
-_MADE_BY = ("network.py", "checkpoints.py", "torch_predictor.py", "openvino_model.py")
+_MADE_BY = ("network.py", "unet.py", "checkpoints.py", "torch_predictor.py", "openvino_model.py")
 
 
 def load_converted(weights: str | Path) -> ConvertedModel:
@@ -75,11 +75,11 @@ def convert(network: nn.Module, input_size: int) -> Any:
     Normalising and enlarging the logits become part of it.
 
     Args:
-        network: a PatchNetwork on the CPU; not changed.
+        network: a PatchNetwork or a PatchUNet on the CPU; not changed.
         input_size: side S of the patches in pixels.
 
     Returns:
-        openvino.Model: (N, S, S, 4) uint8 -> (N, S, S) float32.
+        openvino.Model: (N, S, S, C) uint8 -> (N, S, S) float32.
     """
     import torch
 
@@ -89,7 +89,8 @@ def convert(network: nn.Module, input_size: int) -> Any:
     # Tracing a function over folded, constant weights takes 0.1 s and converting it 0.5 s;
     # handing the module to the converter takes 8 s.
     constant = fold_batch_norms(network)
-    example = torch.zeros(2, input_size, input_size, 4, dtype=torch.uint8)
+    channels: int = network.channels  # type: ignore[assignment]
+    example = torch.zeros(2, input_size, input_size, channels, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         # PyTorch calls tracing deprecated, but what replaces it converts six times slower
         warnings.simplefilter("ignore")
@@ -97,7 +98,7 @@ def convert(network: nn.Module, input_size: int) -> Any:
             lambda patches: object_logits(constant, patches), example, check_trace=False
         )
         return import_openvino().convert_model(
-            traced, example_input=example, input=[-1, input_size, input_size, 4]
+            traced, example_input=example, input=[-1, input_size, input_size, channels]
         )
 
 

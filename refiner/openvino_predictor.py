@@ -44,6 +44,7 @@ class OpenVINOPredictor:
             raise ValueError(f"num_threads: expected an int > 0, got {num_threads}")
         self.input_size = input_size
         self._chunk = max(CHUNK_PIXELS // input_size**2, 1)
+        self._channels = int(model.input(0).get_partial_shape()[3].get_length())
         openvino = import_openvino()
         hint = openvino.properties.hint
         options: dict[Any, Any] = {
@@ -53,7 +54,7 @@ class OpenVINOPredictor:
             openvino.properties.inference_num_threads: num_threads,
         }
         fixed = model.clone()
-        fixed.reshape([self._chunk, input_size, input_size, 4])
+        fixed.reshape([self._chunk, input_size, input_size, self._channels])
         compiled = openvino_core().compile_model(fixed, "CPU", options)
         self._requests = [compiled.create_infer_request() for _ in range(num_threads)]
         self._lock = threading.Lock()  # a request holds its own inputs and outputs
@@ -65,7 +66,7 @@ class OpenVINOPredictor:
 
     def __call__(self, patches: PatchBatch) -> Logits:
         """(N, S, S, 4) uint8 -> (N, S, S) float32, as for TorchPredictor."""
-        check_patches(patches, self.input_size)
+        check_patches(patches, self.input_size, self._channels)
         logits = np.empty(patches.shape[:3], np.float32)
         busy: deque[tuple[int, Any]] = deque()
 

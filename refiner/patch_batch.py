@@ -10,7 +10,8 @@ import numpy.typing as npt
 from bpr.refiner.model_config import STRIDE
 
 PatchBatch = npt.NDArray[np.uint8]
-"""(N, S, S, 4): R, G, B in 0..255 and the coarse mask as 0 or 1."""
+"""(N, S, S, C): R, G, B in 0..255 and the coarse mask as 0 or 1; further channels where
+`ModelConfig.channels` is more than 4."""
 
 Logits = npt.NDArray[np.float32]
 """(N, S, S): object minus background; the sigmoid is the object's probability."""
@@ -22,11 +23,11 @@ def check_input_size(input_size: int) -> None:
         raise ValueError(f"input_size: expected a multiple of {STRIDE} > 0, got {input_size}")
 
 
-def check_patches(patches: npt.NDArray[Any], input_size: int) -> None:
-    """ValueError unless patches are (N, S, S, 4) uint8 with S = input_size."""
-    expected = (input_size, input_size, 4)
+def check_patches(patches: npt.NDArray[Any], input_size: int, channels: int = 4) -> None:
+    """ValueError unless patches are (N, S, S, channels) uint8 with S = input_size."""
+    expected = (input_size, input_size, channels)
     if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != expected:
         raise ValueError(
-            f"patches: expected uint8 of shape (N, {input_size}, {input_size}, 4), "
+            f"patches: expected uint8 of shape (N, {input_size}, {input_size}, {channels}), "
             f"got {patches.dtype} of shape {patches.shape}"
         )

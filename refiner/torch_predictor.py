@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -21,7 +22,7 @@ class TorchPredictor:
     Batch norms are folded into a copy of the network, so the given one stays as it is.
 
     Args:
-        network: a PatchNetwork.
+        network: a PatchNetwork or a PatchUNet.
         input_size: side S of the patches in pixels, a multiple of 32.
         device: where to run.
     """
@@ -32,6 +33,7 @@ class TorchPredictor:
         check_input_size(input_size)
         self.input_size = input_size
         self._device = torch.device(device)
+        self._channels: int = network.channels  # type: ignore[assignment]
         self._network: nn.Module = fold_batch_norms(network).to(
             device=self._device,
             memory_format=torch.channels_last,  # type: ignore[call-overload]
@@ -50,7 +52,7 @@ class TorchPredictor:
         Raises:
             ValueError: other shape or type.
         """
-        check_patches(patches, self.input_size)
+        check_patches(patches, self.input_size, self._channels)
         if len(patches) == 0:
             return np.zeros(patches.shape[:3], np.float32)
         batch = as_tensor(patches)
@@ -93,5 +95,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
         for (first, conv), (second, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(parent, first, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, second, nn.Identity())
+                # timm's batch norm of EfficientNet also applies the activation
+                rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+                setattr(parent, second, rest)
     return network

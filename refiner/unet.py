@@ -20,6 +20,10 @@ from torch.nn import functional
 CHANNELS = 7
 """Red, green, blue, mask, evidence of the object's and of the patch's colours, scale."""
 
+CENTRES = (127.5, 127.5, 127.5, 0.5, 127.5, 127.5, 127.5)
+SPANS = CENTRES
+"""Each channel minus its centre by its span is in -1..1, as the ImageNet weights expect it."""
+
 DECODER_WIDTHS = (96, 64, 32, 16, 12)
 """Channels at strides 16, 8, 4, 2 and 1."""
 
@@ -32,6 +36,9 @@ class PatchUNet(nn.Module):
 
     Its stem takes the colours as ImageNet's encoder does; the other channels start small.
     """
+
+    architecture = "unet-lite0"  # a key of ARCHITECTURES
+    channels = CHANNELS
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +82,15 @@ class PatchUNet(nn.Module):
         )
         return logits, self.judge(pooled)[:, :, 0, 0]
 
+    def object_logits(self, patches: Tensor) -> Tensor:
+        """(N, S, S, 7) uint8 as for `normalise` -> (N, S, S) logits of the object."""
+        return self.logits_from(normalise(patches))
+
+    def logits_from(self, inputs: Tensor) -> Tensor:
+        """(N, 7, S, S) from `normalise` -> (N, S, S) float32 logits of the object."""
+        logits: Tensor = self(inputs)[0].float()
+        return logits
+
 
 def start_from_imagenet(network: PatchUNet, state: Mapping[str, Tensor]) -> None:
     """Give the encoder the weights of an EfficientNet-Lite0 trained on ImageNet.
@@ -111,8 +127,9 @@ def normalise(patches: Tensor) -> Tensor:
     Returns:
         (N, 7, S, S) float32, each channel in -1..1.
     """
-    scale = torch.tensor([1 / 127.5] * 3 + [2.0] + [1 / 127.5] * 3, device=patches.device)
-    return (patches.float() * scale - 1).permute(0, 3, 1, 2)
+    centres = torch.tensor(CENTRES, device=patches.device)
+    spans = torch.tensor(SPANS, device=patches.device)
+    return ((patches.float() - centres) / spans).permute(0, 3, 1, 2)
 
 
 class _Block(nn.Module):
