@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from bpr.refiner.model_config import PatchSize
 
 MAX_PATCH_SIZE = 1024  # pixels; the suppression of larger ones would take gigabytes
-
-
-PatchSize = int | Literal["passes"] | None
-"""How large patches are; `PatchSettings.patch_size` explains the values."""
 
 
 @dataclass(frozen=True)

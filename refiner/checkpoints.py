@@ -232,6 +232,7 @@ def _import_mmseg(path: Path) -> tuple[PatchNetwork, ModelConfig, int]:
         )
     architecture = _WIDTHS[width]
     network = _empty_network(architecture)
+    assert isinstance(network, PatchNetwork)  # the authors published no other
     shapes: dict[str, tuple[int, ...]] = {}
     for key, value in network.state_dict().items():
         if key == "backbone.conv1.weight":

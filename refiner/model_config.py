@@ -24,6 +24,10 @@ DEFAULT_ARCHITECTURE = "hrnet18s"
 CHANNELS = {"unet-lite0": 7}
 """Channels of the patches that an architecture takes, where they are not colours and mask alone."""
 
+PatchSize = int | Literal["passes"] | None
+"""Side of the patches in image pixels, even, > 0; None follows the object, "passes" goes from wide
+to narrow."""
+
 STRIDE = 32
 """Patches must be a multiple of this many pixels wide: the lowest branch sees 1/32."""
 
@@ -46,8 +50,8 @@ class ModelConfig:
 
     architecture: str  # a key of ARCHITECTURES
     input_size: int  # side of the network's input in pixels, a multiple of 32
-    patch_size: int | Literal["passes"] | None = None
-    """Side in image pixels, even, > 0; None follows the object, "passes" goes coarse to fine."""
+    patch_size: PatchSize = None
+    """That the weights were trained with."""
     padding: int = 0  # context around a patch in image pixels, >= 0
     data: str = ""  # what the weights were trained on, in words
     licence: str = ""  # what that allows, in words

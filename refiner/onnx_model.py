@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpr.refiner.model_config import ModelConfig
+from bpr.refiner.model_config import ModelConfig, PatchSize
 from bpr.refiner.openvino_predictor import openvino_core
 
 _METADATA = "framework"  # where OpenVINO puts the metadata of an ONNX file
@@ -19,7 +19,7 @@ _METADATA = "framework"  # where OpenVINO puts the metadata of an ONNX file
 class ConvertedModel:
     """An OpenVINO model, and the weights it was made from."""
 
-    model: Any  # openvino.Model: (N, S, S, 4) uint8 -> (N, S, S) float32, of any N
+    model: Any  # openvino.Model: (N, S, S, C) uint8 -> (N, S, S) float32, of any N
     config: ModelConfig
     sha256: str  # of the weights' .safetensors or .pth file, hexadecimal
     name: str  # of the weights
@@ -47,7 +47,9 @@ def read_onnx(path: Path) -> ConvertedModel:
         sha256, name = (
             str(model.get_rt_info([_METADATA, key]).value) for key in ("weights_sha256", "weights")
         )
-        patch_size = None if about["patch_size"] == "auto" else int(about["patch_size"])
+        known: dict[str, PatchSize] = {"auto": None, "passes": "passes"}
+        text = about["patch_size"]
+        patch_size = known[text] if text in known else int(text)
         config = ModelConfig(
             architecture=about["architecture"],
             input_size=int(about["input_size"]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from bpr._extras import install_command, needs_extra
 from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import PatchSize
 from bpr.refiner.predictor import BACKENDS
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def open_cluster(arguments: argparse.Namespace) -> Iterator[Cluster]:
 
 
 def patch_settings(
-    arguments: argparse.Namespace, patch_size: int | None, padding: int, compat: bool = False
+    arguments: argparse.Namespace, patch_size: PatchSize, padding: int, compat: bool = False
 ) -> PatchSettings:
     """The settings that the options ask for; what is given where they say nothing."""
     if arguments.patch_size is not None:

@@ -30,8 +30,8 @@ from bpr.pipeline.training.patch_stream import (
 )
 from bpr.pipeline.training.validation import validate
 from bpr.refiner.checkpoints import load_model, save_model
-from bpr.refiner.model_config import ARCHITECTURES, DEFAULT_ARCHITECTURE, ModelConfig
-from bpr.refiner.network import PatchNetwork, imagenet_network
+from bpr.refiner.model_config import DEFAULT_ARCHITECTURE, ModelConfig
+from bpr.refiner.network import PAPER_ARCHITECTURES, PatchNetwork, imagenet_network
 from bpr.refiner.recipes import RECIPES
 from bpr.refiner.torch_predictor import TorchPredictor
 from bpr.refiner.training import RefinerTrainer, Validate
@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--architecture",
-        choices=list(ARCHITECTURES),
+        choices=PAPER_ARCHITECTURES,
         help="of the network (default: that of the weights in --start-from, else hrnet18s)",
     )
     parser.add_argument(
@@ -221,6 +221,7 @@ def _first_network(arguments: argparse.Namespace) -> tuple[PatchNetwork, ModelCo
             f"--start-from {arguments.start_from}: expected weights of {arguments.architecture}, "
             f"got {model.config.architecture} (see --architecture)"
         )
+    assert isinstance(model.network, PatchNetwork)  # --architecture names no other
     return model.network, model.config
 
 

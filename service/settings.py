@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.settings import PatchSettings
-from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.model_config import DEFAULT_WEIGHTS, PatchSize
 from bpr.refiner.predictor import BACKENDS
 
 ENV_PREFIX = "BPR_"
@@ -187,7 +187,7 @@ class ServiceSettings(BaseSettings):
         """Flags, variables, then the file, where `load_settings` has named one."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
-    def patch_settings(self, patch_size: int | None, padding: int) -> PatchSettings:
+    def patch_settings(self, patch_size: PatchSize, padding: int) -> PatchSettings:
         """How patches are cut; what the weights were made for where nothing is set."""
         if self.patch_size is not None:
             patch_size = None if self.patch_size == "auto" else self.patch_size

@@ -11,6 +11,7 @@ from bpr.pipeline.network import load_network
 from bpr.pipeline.refine import refine
 from bpr.pipeline.runner import Runner
 from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import PatchSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ def load_method(
     weights: str,
     device: str,
     backend: str,
-    settings: Callable[[int | None, int], PatchSettings],
+    settings: Callable[[PatchSize, int], PatchSettings],
 ) -> NetworkMethod:
     """Make a method of weights.
 

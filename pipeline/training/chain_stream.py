@@ -214,7 +214,7 @@ def _patches(
         if len(boxes) == 0:
             return None
         chosen = rng.choice(len(boxes), min(PATCHES, len(boxes)), replace=False)
-        assert settings.patch_size is not None
+        assert isinstance(settings.patch_size, int)
         reach = settings.patch_size // 8
         shift = rng.integers(-reach, reach + 1, (len(chosen), 2))
         boxes = boxes[np.sort(chosen)] + np.concatenate([shift, shift], axis=1)

@@ -207,7 +207,7 @@ def _drawn_settings(coarse: Mask, rng: np.random.Generator) -> PatchSettings:
 
 def _box_jitter(count: int, settings: PatchSettings, rng: np.random.Generator) -> Int64Array:
     """Shifts that keep the outline in the patch but not always in its middle."""
-    assert settings.patch_size is not None
+    assert isinstance(settings.patch_size, int)
     reach = settings.patch_size // 8
     shift = rng.integers(-reach, reach + 1, (count, 2))
     return np.concatenate([shift, shift], axis=1)
