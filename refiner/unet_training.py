@@ -54,10 +54,17 @@ class UNetTrainer:
         network: starting point; trained in place.
         recipe: schedule; a resumed training may be given another one.
         folder: its checkpoint is read if there is one.
+        device: auto (a GPU where there is one), cpu or cuda.
     """
 
-    def __init__(self, network: PatchUNet, recipe: UNetRecipe, folder: Path) -> None:
+    def __init__(
+        self, network: PatchUNet, recipe: UNetRecipe, folder: Path, device: str = "cpu"
+    ) -> None:
         self.recipe, self.folder = recipe, folder
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        network = network.to(self._device)
         self.network: PatchUNet = network.to(memory_format=torch.channels_last)
         encoder = list(network.encoder.parameters())
         known = {id(p) for p in encoder}
@@ -74,7 +81,9 @@ class UNetTrainer:
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
-            state = torch.load(folder / "checkpoint.pt", weights_only=True)
+            state = torch.load(
+                folder / "checkpoint.pt", map_location=self._device, weights_only=True
+            )
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -95,7 +104,7 @@ class UNetTrainer:
             deadline: the state is saved and the running average returned.
         """
         self.network.train()
-        sums, since = torch.zeros(4), time.perf_counter()
+        sums, since = torch.zeros(4, device=self._device), time.perf_counter()
         seen = 0
         for patches, targets in batches:
             if self.step >= self.recipe.steps or time.time() > deadline:
@@ -120,6 +129,7 @@ class UNetTrainer:
     def _train_step(self, patches: Tensor, targets: Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate_at(self.step) * group["share"]
+        patches, targets = patches.to(self._device), targets.to(self._device)
         known = targets != IGNORE
         truth = (targets == 1).float()
         logits, judged = self.network(normalise(patches))

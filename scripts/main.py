@@ -24,6 +24,7 @@ COMMANDS = {
     "cvat": "refine the masks and polygons of a CVAT task, and push them back",
     "serve": "answer POST /refine over HTTP, with a page to see it work",
     "train-refiner": "train the patch network on photographs with instance maps",
+    "train-passes": "train the network that refines in passes, also on your own model's mistakes",
     "train-detector": "train a detector on COCO, Cityscapes or photographs with instance maps",
     "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",
     "import-weights": "convert published weights, of BPR or of a detector, to a safetensors file",

@@ -18,24 +18,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bpr.pipeline.formats.images import IGNORE, read_image, read_instance_map
-from bpr.pipeline.instance import BoolArray, UInt8Array
+from bpr.pipeline.formats.images import IGNORE, read_image
+from bpr.pipeline.instance import BoolArray, Box, Mask, UInt8Array, grow
 
 SURROUNDINGS = 0.6  # of an object's long side are kept around it
 LEAST_SIDE = 16  # pixels of an object's window
-LEAST_IOU = 0.5  # of a recorded mask with the truth: others are another object
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class PoolObject:
+    """One object of a photograph."""
+
+    truth: Mask
+    recorded: tuple[Mask, ...] = ()  # what networks predicted for it
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PoolSource:
-    """Photographs of one data set."""
+    """A photograph and its objects."""
 
-    images: Path
-    instance_map: Path
-    dataset: str
-    scale: float  # in (0, 1]; the accuracy of the labels decides
-    recorded: tuple[tuple[int, BoolArray], ...] = ()
-    """Instance and full-size mask of each recorded mask."""
+    image: Path
+    objects: tuple[PoolObject, ...]
+    ignore: BoolArray | None = None  # (H, W), True where the truth is unknown
+    dataset: str = ""
+    scale: float = 1.0  # in (0, 1]; the accuracy of the outlines decides
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +94,7 @@ def build_pool(sources: Iterable[PoolSource], folder: Path) -> Pool:
     temporary = folder / f".pool.{os.getpid()}.tmp"
     with temporary.open("wb") as file:
         for source in sources:
-            for item in _objects(source):
+            for item in _items(source):
                 height, width = item.truth.shape
                 planes = (item.image.reshape(-1), item.truth, *item.recorded)
                 for plane in planes:
@@ -107,31 +113,30 @@ def build_pool(sources: Iterable[PoolSource], folder: Path) -> Pool:
     return Pool(folder)
 
 
-def _objects(source: PoolSource) -> Iterator[PoolItem]:
-    image = read_image(source.images).pixels
-    instance_map = read_instance_map(source.instance_map)
-    for label in np.unique(instance_map).tolist():
-        if label in (0, IGNORE):
+def _items(source: PoolSource) -> Iterator[PoolItem]:
+    image = read_image(source.image).pixels
+    for item in source.objects:
+        if item.truth.is_empty:
             continue
-        masks = [mask for instance, mask in source.recorded if instance == label]
-        everything = np.logical_or.reduce([instance_map == label, *masks])
-        ys, xs = np.nonzero(everything)
-        reach = round(SURROUNDINGS * max(np.ptp(xs), np.ptp(ys))) + 8
-        rows = slice(max(int(ys.min()) - reach, 0), int(ys.max()) + reach + 1)
-        columns = slice(max(int(xs.min()) - reach, 0), int(xs.max()) + reach + 1)
-        view = np.zeros(instance_map[rows, columns].shape, np.uint8)
-        view[instance_map[rows, columns] == label] = 1
-        view[instance_map[rows, columns] == IGNORE] = IGNORE
-        item = PoolItem(
-            image[rows, columns],
-            view,
-            tuple(mask[rows, columns].astype(np.uint8) for mask in masks),
-            source.dataset,
-        )
-        item = reduce_item(item, source.scale)
-        tall, wide = np.any(item.truth == 1, axis=1), np.any(item.truth == 1, axis=0)
+        if item.truth.size != image.shape[:2]:
+            raise ValueError(
+                f"{source.image}: expected the size of its masks {item.truth.size} "
+                f"(height, width), got {image.shape[:2]}"
+            )
+        windows = np.array([mask.window for mask in (item.truth, *item.recorded)])
+        box: Box = (*windows[:, :2].min(axis=0).tolist(), *windows[:, 2:].max(axis=0).tolist())
+        reach = round(SURROUNDINGS * max(box[2] - box[0], box[3] - box[1])) + 8
+        box = grow(box, reach, item.truth.size)
+        rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+        truth = item.truth.read(box).astype(np.uint8)
+        if source.ignore is not None:
+            truth[source.ignore[rows, columns]] = IGNORE
+        recorded = tuple(mask.read(box).astype(np.uint8) for mask in item.recorded)
+        made = PoolItem(image[rows, columns], truth, recorded, source.dataset)
+        made = reduce_item(made, source.scale)
+        tall, wide = np.any(made.truth == 1, axis=1), np.any(made.truth == 1, axis=0)
         if max(np.count_nonzero(tall), np.count_nonzero(wide)) >= LEAST_SIDE:
-            yield item
+            yield made
 
 
 def reduce_item(item: PoolItem, scale: float) -> PoolItem:

@@ -1,10 +1,13 @@
 """Objects with their surroundings in one file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from bpr.pipeline.training.pool import PoolSource, build_pool, reduce_item
+from bpr.pipeline.instance import Mask
+from bpr.pipeline.training.pool import PoolObject, PoolSource, build_pool, reduce_item
 
 
 @pytest.fixture
@@ -16,10 +19,15 @@ def source(tmp_path):
     labels[10:15, 10:70] = 255
     pixels = np.random.default_rng(0).integers(0, 255, (120, 200, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    Image.fromarray(labels).save(tmp_path / "map.png")
     predicted = np.zeros(labels.shape, bool)
     predicted[45:100, 110:175] = True
-    return PoolSource(tmp_path / "a.png", tmp_path / "map.png", "made", 1.0, ((2, predicted),))
+    objects = (
+        PoolObject(Mask.from_array(labels == 1)),
+        PoolObject(Mask.from_array(labels == 2), (Mask.from_array(predicted),)),
+    )
+    return PoolSource(
+        image=tmp_path / "a.png", objects=objects, ignore=labels == 255, dataset="made"
+    )
 
 
 def test_each_object_comes_back_with_its_truth_and_its_recorded_masks(source, tmp_path):
@@ -44,7 +52,7 @@ def test_another_object_is_background(source, tmp_path):
 
 def test_the_pixels_are_those_of_the_photograph(source, tmp_path):
     first = build_pool([source], tmp_path / "pool")[0]
-    photograph = np.array(Image.open(source.images))
+    photograph = np.array(Image.open(source.image))
 
     ys, xs = np.nonzero(first.truth == 1)
     assert np.array_equal(
@@ -62,6 +70,11 @@ def test_a_reduced_object_keeps_its_shape(source, tmp_path):
 
 
 def test_an_object_too_small_to_see_is_left_out(source, tmp_path):
-    from dataclasses import replace
-
     assert len(build_pool([replace(source, scale=0.2)], tmp_path / "pool")) == 0
+
+
+def test_masks_of_another_size_than_the_photograph_are_refused(source, tmp_path):
+    Image.fromarray(np.zeros((60, 100, 3), np.uint8)).save(source.image)
+
+    with pytest.raises(ValueError, match=r"expected the size of its masks \(120, 200\)"):
+        build_pool([source], tmp_path / "pool")
