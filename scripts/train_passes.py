@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
 from bpr.pipeline.datasets.predictions import open_predictions
@@ -146,8 +147,9 @@ def _pool(arguments: argparse.Namespace) -> Pool:
     folder = arguments.out / "pool"
     if (folder / "index.json").exists():
         return Pool(folder)
-    predictions = [open_predictions(path, None, None) for path in arguments.predictions]
     truth = open_ground_truth(arguments.ground_truth)
+    names = truth.file_names() if isinstance(truth, CocoTruth) else None
+    predictions = [open_predictions(path, None, names) for path in arguments.predictions]
     pool = build_pool(pool_sources(ImageIndex(arguments.images), truth, predictions), folder)
     if len(pool) == 0:
         raise ValueError(f"{arguments.ground_truth}: expected objects to learn from, found none")

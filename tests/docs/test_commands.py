@@ -34,6 +34,7 @@ FAST = {"docs/quick-start.md"}
 REFINING = ("refine", "demo")
 SHORTER = {
     "train-refiner": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
+    "train-passes": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
     "train-detector": ["--steps", "1", "--batch-size", "1"],
     "extract": ["--patch-size", "32"],
 }
