@@ -1,12 +1,13 @@
 """Coarse to fine: the passes of one instance, one after the other.
 
-A wide pass first looks at the whole object and moves parts. Its result is kept only where the
-network itself expects a clear gain; so a mask that is nearly right goes to the narrow pass as it
-came. The narrow pass draws, and a finer one follows where the object is large enough for it. Each
-keeps the mask that it got where it expects no gain. What a network expects is in its
+Wide passes look first: they see much of the object and move parts. Their masks are kept only
+where the network itself expects a clear gain, so a mask that is nearly right goes to the narrow
+pass as it came. The narrow pass draws, and a finer one follows where the object is large enough.
+Where a narrow pass expects no gain, the mask stays as it is. What a network expects is in its
 probabilities: the pixels that it believes to be wrong before and after (`passes.Outcome`).
 
-The bounds below were chosen on `val` and `val-fine`; LOG.md, 2026-11-27, has the curves.
+The bounds were chosen on every eighth object of `val` and all of `val-fine`; LOG.md, 2026-11-27,
+has what others give.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from bpr.pipeline.colour_evidence import object_colours
 from bpr.pipeline.crops import patch_probabilities
 from bpr.pipeline.geometry import select_patches
+from bpr.pipeline.harm import LEAST_MOVE_SHARE
 from bpr.pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
 from bpr.pipeline.passes import (
     Outcome,
@@ -31,23 +33,37 @@ from bpr.pipeline.settings import PatchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a pass must promise for its mask to be kept."""
+
+    error: float = 0.0  # expected error of the mask that came in, by the object's long side
+    gain: float = 0.0  # expected error before minus after, by the long side
+    ratio: float = 1.0  # expected error before by after
+    moved: float = 0.0  # pixels, mean move of the outline, besides LEAST_MOVE_SHARE where > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One pass, and when its result is kept."""
+    """One pass, and when its mask is kept."""
 
     share: float  # patch size by the object's long side
-    least_gain: float = 0.0  # expected error before minus after, by the long side
-    least_ratio: float = 1.0  # expected error before by after
+    first: Bounds  # where no pass before was kept: the mask may be right already
+    later: Bounds  # after a pass that was kept
+    looks: bool = False  # whether narrower passes follow even if this one is not kept
     least_side: int = 0  # pixels; smaller objects skip the pass
 
 
 PASSES = (
-    Pass(share=0.35, least_gain=0.0016),
-    Pass(share=0.12, least_ratio=1.08),
-    Pass(share=0.07, least_ratio=1.1, least_side=480),
+    Pass(share=0.7, looks=True, first=Bounds(gain=0.007, ratio=1.1), later=Bounds()),
+    Pass(share=0.35, looks=True, first=Bounds(error=0.012, gain=0.0012), later=Bounds()),
+    Pass(share=0.12, first=Bounds(gain=0.001, ratio=1.15, moved=0.5), later=Bounds(ratio=1.03)),
+    Pass(share=0.07, first=Bounds(ratio=1.05), later=Bounds(ratio=1.05), least_side=250),
 )
 """From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
 
 NARROWER = 0.8  # of the last pass's patch size at most
+
+_ALONE = Pass(share=1.0, first=Bounds(), later=Bounds())  # of a patch size that the caller sets
 
 
 class Chain:
@@ -76,8 +92,9 @@ class Chain:
         self.all_boxes: list[Int64Array] = []
         """Of the passes that are done."""
         self._image, self._input_size, self._nms_iou = image, input_size, settings.nms_iou
-        first, *others = PASSES if settings.patch_size == "passes" else (Pass(share=1),)
+        first, *others = PASSES if settings.patch_size == "passes" else (_ALONE,)
         self._pass, self._passes = first, others
+        self._was_kept = False
         if len(boxes):
             self._colours = object_colours(image, mask)
 
@@ -96,8 +113,11 @@ class Chain:
         """Take the logits of all of `boxes`, (N, S, S), and go on to the next pass."""
         size = int(self.boxes[0, 2] - self.boxes[0, 0])
         found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0))
-        if is_kept(found, self._pass, long_side(self.mask)):
-            self.mask = found.mask
+        bounds = self._pass.later if self._was_kept else self._pass.first
+        if is_kept(found, bounds, long_side(self.mask)):
+            self.mask, self._was_kept = found.mask, True
+        elif not self._pass.looks:
+            self._passes.clear()
         self.all_boxes.append(self.boxes)
         self.boxes = self.boxes[:0]
         while self._passes and not len(self.boxes):
@@ -121,11 +141,14 @@ def first_boxes(mask: Mask, settings: PatchSettings) -> Int64Array:
     return select_patches(mask, pass_settings(mask, PASSES[0].share, settings.nms_iou))
 
 
-def is_kept(found: Outcome, of_pass: Pass, object_side: int) -> bool:
+def is_kept(found: Outcome, bounds: Bounds, object_side: int) -> bool:
     """Whether a pass's mask is trusted more than the one that went in."""
     gain = found.error_before - found.error_after
+    least_move = bounds.moved + LEAST_MOVE_SHARE * object_side if bounds.moved else 0.0
     return (
-        not found.mask.is_empty
-        and gain >= of_pass.least_gain * object_side
-        and found.error_before >= of_pass.least_ratio * found.error_after
+        found.moved >= least_move
+        and not found.mask.is_empty
+        and found.error_before >= bounds.error * object_side
+        and gain >= bounds.gain * object_side
+        and found.error_before >= bounds.ratio * found.error_after
     )

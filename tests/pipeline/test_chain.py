@@ -19,30 +19,30 @@ SIZE = (240, 300)
 class ByColours:
     """A predictor that believes the colours of the object and nothing else."""
 
-    input_size = 32
+    input_size = 96
 
     def __call__(self, patches):
-        assert patches.shape[1:] == (32, 32, CHANNELS)
+        assert patches.shape[1:] == (96, 96, CHANNELS)
         return (patches[..., 4].astype(np.float32) - 128) / 8
 
 
 class ByMask:
     """A predictor that is sure of the mask that comes in."""
 
-    input_size = 32
+    input_size = 96
 
     def __call__(self, patches):
         return np.where(patches[..., 3] > 0, 20, -20).astype(np.float32)
 
 
 def scene(seed=0):
-    """Red shapes on green, with noise, and their accurate masks."""
+    """A red and a blue shape on green, with noise, and their accurate masks."""
     truth = [np.zeros(SIZE, np.uint8) for _ in range(2)]
     cv2.ellipse(truth[0], (150, 120), (100, 60), 20, 0, 360, 1, -1)
     cv2.rectangle(truth[1], (5, 5), (50, 40), 1, -1)
     image = np.full((*SIZE, 3), (40, 170, 60), np.int64)
-    for mask in truth:
-        image[mask != 0] = (200, 50, 40)
+    for mask, colour in zip(truth, ((200, 50, 40), (40, 60, 210)), strict=True):
+        image[mask != 0] = colour
     image += np.random.default_rng(seed).integers(-12, 13, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), [mask != 0 for mask in truth]
 
@@ -124,19 +124,22 @@ def test_the_answer_holds_the_boxes_of_every_pass():
     (answer,) = predict([planned], ChainRunner(ByColours()))
 
     sizes = answer.boxes[0][:, 2] - answer.boxes[0][:, 0]
-    assert len(np.unique(sizes)) == 2  # the third pass is for larger objects
+    assert len(np.unique(sizes)) == 3  # the fourth pass is for larger objects
     assert np.array_equal(answer.boxes[0][: len(planned.boxes[0])], planned.boxes[0])
     assert np.array_equal(
         planned.boxes[0], first_boxes(Mask.from_array(bitten(truth[0])), SETTINGS)
     )
 
 
-def test_a_small_object_has_one_pass():
-    image, truth = scene()
-    planned = plan(image, prediction_of(truth[1]), SETTINGS)
+def test_a_pass_that_is_hardly_narrower_is_left_out():
+    image, _ = scene()
+    small = np.zeros(SIZE, bool)
+    small[5:40, 5:45] = True
+    planned = plan(image, prediction_of(small), SETTINGS)
 
     (answer,) = predict([planned], ChainRunner(ByColours()))
 
+    # 70, 35 and 12 % of 45 px are all the least patch size
     assert len(answer.boxes[0]) == len(planned.boxes[0])
 
 
