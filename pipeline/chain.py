@@ -12,7 +12,7 @@ has what others give.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from bpr.pipeline.passes import (
     outcome,
     pass_patch_size,
     pass_settings,
+    without_specks,
 )
 from bpr.pipeline.settings import PatchSettings
 
@@ -60,6 +61,9 @@ PASSES = (
     Pass(share=0.07, first=Bounds(ratio=1.05), later=Bounds(ratio=1.05), least_side=250),
 )
 """From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
+
+LARGEST_SPECK = 0.01  # of the object's area
+"""Smaller islands and holes that a wide pass makes are dropped: colours alone made most of them."""
 
 NARROWER = 0.8  # of the last pass's patch size at most
 
@@ -113,6 +117,8 @@ class Chain:
         """Take the logits of all of `boxes`, (N, S, S), and go on to the next pass."""
         size = int(self.boxes[0, 2] - self.boxes[0, 0])
         found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0))
+        if self._pass.looks:
+            found = replace(found, mask=without_specks(self.mask, found.mask, LARGEST_SPECK))
         bounds = self._pass.later if self._was_kept else self._pass.first
         if is_kept(found, bounds, long_side(self.mask)):
             self.mask, self._was_kept = found.mask, True

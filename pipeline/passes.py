@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from bpr.pipeline.colour_evidence import look_up, patch_evidence
 from bpr.pipeline.crops import crop_patches
 from bpr.pipeline.geometry import average_patches
-from bpr.pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
+from bpr.pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, UInt8Array, grow
 from bpr.pipeline.metrics import outline
 from bpr.pipeline.settings import MAX_PATCH_SIZE, PatchSettings
 
@@ -117,3 +118,35 @@ def outcome(mask: Mask, boxes: Int64Array, probability: Float32Array) -> Outcome
         error_after=float(np.minimum(mean, 1 - mean).sum()) / line,
         moved=np.count_nonzero(before != after) / line,
     )
+
+
+def without_specks(before: Mask, after: Mask, largest: float) -> Mask:
+    """Drop small islands and holes that are new.
+
+    An island is a connected part of `after` without a pixel of `before`; a hole is a connected
+    part outside of `after` that lies inside `before`. Parts are connected by their sides.
+
+    Args:
+        before: mask that a pass got; not empty.
+        after: mask that it made of it.
+        largest: area of what is dropped, below this share of the area of `before`.
+    """
+    if after.is_empty:
+        return after
+    windows = np.array([before.window, after.window])
+    x0, y0 = windows[:, :2].min(axis=0).tolist()
+    x1, y1 = windows[:, 2:].max(axis=0).tolist()
+    box = grow((x0, y0, x1, y1), 1, before.size)
+    old, new = before.read(box), after.read(box)
+    least = largest * before.area
+    new = _without_new_parts(old, new, least)
+    new = ~_without_new_parts(~old, ~new, least)
+    return Mask.from_array(new, box[:2], before.size)
+
+
+def _without_new_parts(old: BoolArray, new: BoolArray, least: float) -> BoolArray:
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(new.view(np.uint8), connectivity=4)
+    is_dropped = stats[:, cv2.CC_STAT_AREA] < least
+    is_dropped[np.unique(parts[old])] = False
+    is_dropped[0] = False
+    return np.asarray(new & ~is_dropped[parts])

@@ -39,10 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
         write_atomically(out, export_onnx(model, version))
     else:
         _write_pair(out, *export_openvino(model, version))
-    side = model.config.input_size
+    side, channels = model.config.input_size, model.config.channels
+    meaning = "R, G, B and coarse mask 0 or 1"
+    if channels > 4:
+        meaning += ", then evidence of colours and the scale"
     print(
-        f"{out}: {model.config.architecture}; {INPUT} (N, {side}, {side}, 4) uint8, R, G, B and "
-        f"coarse mask 0 or 1 -> {OUTPUT} (N, {side}, {side}) float32, object if > 0"
+        f"{out}: {model.config.architecture}; {INPUT} (N, {side}, {side}, {channels}) uint8, "
+        f"{meaning} -> {OUTPUT} (N, {side}, {side}) float32, object if > 0"
     )
     print(f"licence: {model.config.licence}")
     return 0

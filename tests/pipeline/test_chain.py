@@ -8,7 +8,7 @@ from bpr.pipeline.chain import PASSES, first_boxes
 from bpr.pipeline.chain_runner import ChainRunner
 from bpr.pipeline.colour_evidence import object_colours
 from bpr.pipeline.instance import Instance, Mask, Prediction
-from bpr.pipeline.passes import CHANNELS, cut_patches, outcome, scale_level
+from bpr.pipeline.passes import CHANNELS, cut_patches, outcome, scale_level, without_specks
 from bpr.pipeline.refine import merge, plan, predict, refine
 from bpr.pipeline.settings import PatchSettings
 
@@ -207,3 +207,23 @@ def test_passes_go_from_wide_to_narrow():
 
     assert shares == sorted(shares, reverse=True)
     assert PASSES[0].least_side == 0
+
+
+def test_small_islands_and_holes_that_are_new_are_dropped():
+    before = np.zeros(SIZE, bool)
+    before[50:150, 50:150] = True
+    before[200:204, 200:204] = True  # small, but not new
+    before[60:64, 60:64] = False
+    after = before.copy()
+    after[10:15, 10:15] = True  # a new island
+    after[10:40, 200:230] = True  # a large one
+    after[100:105, 100:105] = False  # a new hole
+    after[110:145, 60:95] = False  # a large one
+    after[150:155, 70:75] = True  # joined to the object
+    expected = after.copy()
+    expected[10:15, 10:15] = False
+    expected[100:105, 100:105] = True
+
+    cleaned = without_specks(Mask.from_array(before), Mask.from_array(after), 0.01)
+
+    assert np.array_equal(cleaned.to_array(), expected)
