@@ -71,7 +71,7 @@ def write_coco(root: Path) -> None:
 
 def open_source(root: Path) -> Source:
     truth = CocoTruth(root / "gt.json")
-    predictions = CocoPredictions(root / "pred.json", truth.file_names())
+    predictions = CocoPredictions(root / "pred.json", truth.key_of_ids())
     return Source(truth, predictions, ImageIndex(root / "images"))
 
 
@@ -138,7 +138,9 @@ def compare(root: Path, repeats: int) -> None:
         total = 0
         for image in images:
             fresh = read_image(root / "images" / image.name).pixels  # once an image
-            paired = PairedImage(image.name, fresh, image.pairs, image.ignore)
+            paired = PairedImage(
+                name=image.name, pixels=fresh, pairs=image.pairs, ignore=image.ignore
+            )
             for one in patched_instances(paired, PATCHES, None):
                 total += sum(1 for _ in cut_samples(paired, one, PATCHES))
         return total

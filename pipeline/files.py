@@ -130,6 +130,27 @@ def claim(file: IO[bytes], what: str) -> None:
         return  # some network drives know no locks
 
 
+def refuse_to_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Check that nothing that a command reads is in the place of what it writes.
+
+    Args:
+        outputs: files to be written.
+        inputs: files that are read, whatever --overwrite says.
+
+    Raises:
+        ValueError: an output is an input; it names both.
+    """
+    there = {path.resolve(): path for path in outputs if path.exists()}
+    if not there:
+        return
+    for taken in inputs:
+        if (output := there.get(taken.resolve())) is not None:
+            raise ValueError(
+                f"{output}: expected another place than that of an input, which is never "
+                f"overwritten, got that of {taken}"
+            )
+
+
 def stamp(path: Path) -> str:
     """Tell a file's content from another without reading it: size and time of change."""
     try:

@@ -23,7 +23,7 @@ from bpr.pipeline.detection import DetectionSettings, InstanceDetector
 from bpr.pipeline.network import load_network
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
-from bpr.scripts.options import parse_path
+from bpr.scripts.options import add_max_pixels, parse_path
 from bpr.scripts.outcome import conclude
 from bpr.scripts.progress import ProgressLine
 
@@ -68,6 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="do again what an earlier run has done"
     )
+    add_max_pixels(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     group = parser.add_argument_group("detection (defaults are the detector's own)")
     group.add_argument(
@@ -110,8 +111,11 @@ def run(arguments: argparse.Namespace) -> int:
         flip=arguments.flip,
         scales=tuple(arguments.scales),
     )
+    into_json = _json_job(arguments)  # what is wrong with it is said before anything is loaded
     detector = InstanceDetector(arguments.weights, arguments.device, settings)
-    job = _job(arguments, detector.categories)
+    job: ImageJob = into_json or DetectFolderJob(
+        arguments.images, detector.categories, arguments.out, max_pixels=arguments.max_pixels
+    )
     if arguments.pictures is not None:
         if arguments.pictures.resolve() == arguments.images.resolve():
             raise ValueError(f"--pictures: expected another folder than {arguments.images}")
@@ -140,13 +144,16 @@ def run(arguments: argparse.Namespace) -> int:
     return conclude(progress, "detected", counted, job.report)
 
 
-def _job(arguments: argparse.Namespace, categories: Mapping[int, str]) -> ImageJob:
+def _json_job(arguments: argparse.Namespace) -> ImageJob | None:
+    """The job of a COCO json; None where --out is a folder."""
     out: Path = arguments.out
     if out.suffix.lower() == ".json":
-        return DetectCocoJob(arguments.images, arguments.images_json, out)
+        return DetectCocoJob(
+            arguments.images, arguments.images_json, out, max_pixels=arguments.max_pixels
+        )
     if arguments.images_json is not None:
         raise ValueError(f"--images-json: expected a .json as --out with it, got {out}")
-    return DetectFolderJob(arguments.images, categories, out)
+    return None
 
 
 def _refinement(arguments: argparse.Namespace) -> tuple[Refinement | None, Mapping[str, Any]]:

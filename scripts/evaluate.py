@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bpr._extras import require
+from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
@@ -22,11 +24,11 @@ from bpr.pipeline.evaluation.evaluate import evaluate
 from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import MatchSettings
 from bpr.pipeline.evaluation.page import render_page
-from bpr.pipeline.evaluation.report import build_report
+from bpr.pipeline.evaluation.report import build_report, is_own_report
 from bpr.pipeline.evaluation.result import Evaluation
 from bpr.pipeline.evaluation.rivals import GrabCut, GuidedFilter, Method
 from bpr.pipeline.evaluation.tables import all_tables, render, worst_table
-from bpr.pipeline.files import write_atomically
+from bpr.pipeline.files import refuse_to_overwrite, write_atomically
 from bpr.pipeline.formats import coco
 from bpr.pipeline.settings import PatchSettings
 from bpr.scripts.main import INPUT_FAILED
@@ -67,6 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="folder for report.json and index.html"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a report.json or index.html in OUT that bpr evaluate did not write",
     )
     parser.add_argument(
         "--method",
@@ -127,13 +134,14 @@ def run(arguments: argparse.Namespace) -> int:
     require("cityscapesscripts", "faster_coco_eval", "jinja2", purpose="bpr evaluate")
     _check_out(arguments)
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
-    names = _file_names(arguments, truth)
-    prediction = open_predictions(arguments.pred, arguments.masks, names)
+    keys = _keys(arguments, truth)
+    labels = truth.labels if isinstance(truth, CocoTruth) else None
+    prediction = open_predictions(arguments.pred, arguments.masks, keys, labels)
     before = None
     if arguments.before_masks:
-        before = open_predictions(arguments.pred, arguments.before_masks, names)
+        before = open_predictions(arguments.pred, arguments.before_masks, keys, labels)
     elif arguments.before:
-        before = open_predictions(arguments.before, None, names)
+        before = open_predictions(arguments.before, None, keys, labels)
     settings = _settings(arguments, truth, prediction)
     methods, about_methods = _methods(arguments)
     images = ImageIndex(arguments.images) if arguments.images else None
@@ -171,15 +179,21 @@ def _check_out(arguments: argparse.Namespace) -> None:
     inputs = (arguments.pred, arguments.before, arguments.ground_truth, arguments.images)
     if any(path is not None and path.resolve() == out.resolve() for path in inputs):
         raise ValueError(f"--out {out}: expected a folder for the report alone, got that of inputs")
+    files = [arguments.images_json, *(arguments.masks or ()), *(arguments.before_masks or ())]
+    written = [out / "report.json", out / "index.html"]
+    refuse_to_overwrite(written, [path for path in (*inputs, *files) if path is not None])
+    there = next((path for path in written if path.exists()), None)
+    if there is not None and not arguments.overwrite and not is_own_report(written[0]):
+        raise ValueError(
+            f"{there}: exists, but not from bpr evaluate; choose another place or add --overwrite"
+        )
 
 
-def _file_names(
-    arguments: argparse.Namespace, truth: GroundTruth
-) -> dict[coco.ImageId, str] | None:
-    if arguments.images_json:
-        images = coco.load_images(arguments.images_json)
-        return {image_id: entry.file_name for image_id, entry in images.items()}
-    return truth.file_names() if isinstance(truth, CocoTruth) else None
+def _keys(arguments: argparse.Namespace, truth: GroundTruth) -> Mapping[coco.ImageId, str] | None:
+    """What the ground truth calls the images of a COCO results json."""
+    if isinstance(truth, CocoTruth):
+        return truth.key_of_ids()
+    return image_keys(coco.load_images(arguments.images_json)) if arguments.images_json else None
 
 
 def _settings(
@@ -235,6 +249,8 @@ def _about(arguments: argparse.Namespace, methods: dict[str, Any]) -> dict[str, 
 def _say_problems(evaluation: Evaluation) -> None:
     failed = [f"{item.image}: {item.reason}" for item in evaluation.failures]
     print_some("left out, failed", failed, "")
+    left_out = [f"{one.image}, {one.annotation}: {one.reason}" for one in evaluation.left_out]
+    print_some("annotation left out", left_out, "")
     if not evaluation.objects:
         print("note: the ground truth of these images has no objects", file=sys.stderr)
     elif not is_found(evaluation.base.own_scores).any():

@@ -6,8 +6,9 @@ bpr extract predictions --images leftImg8bit/train --ground-truth gtFine/train -
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
@@ -182,18 +183,17 @@ def _source(arguments: argparse.Namespace) -> Source:
     images = ImageIndex(arguments.images, without=arguments.out)
     predictions: Predictions | None = None
     if arguments.pred is not None:
-        predictions = open_predictions(arguments.pred, None, _file_names(arguments, truth))
+        labels = truth.labels if isinstance(truth, CocoTruth) else None
+        predictions = open_predictions(arguments.pred, None, _keys(arguments, truth), labels)
     agnostic = arguments.class_agnostic or truth.categories is None
     return Source(truth, predictions, images, agnostic)
 
 
-def _file_names(
-    arguments: argparse.Namespace, truth: GroundTruth
-) -> dict[coco.ImageId, str] | None:
-    if arguments.images_json:
-        images = coco.load_images(arguments.images_json)
-        return {image_id: entry.file_name for image_id, entry in images.items()}
-    return truth.file_names() if isinstance(truth, CocoTruth) else None
+def _keys(arguments: argparse.Namespace, truth: GroundTruth) -> Mapping[coco.ImageId, str] | None:
+    """What the ground truth calls the images of a COCO results json."""
+    if isinstance(truth, CocoTruth):
+        return truth.key_of_ids()
+    return image_keys(coco.load_images(arguments.images_json)) if arguments.images_json else None
 
 
 def _min_iou(text: str) -> float | str | None:

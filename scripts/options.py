@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from bpr._extras import install_command, needs_extra
+from bpr.pipeline.formats.images import MAX_PIXELS
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import PatchSize
 from bpr.refiner.predictor import BACKENDS
@@ -61,6 +62,17 @@ def add_prediction(
         nargs="+",
         metavar="PNG",
         help="one mask file per instance of PRED",
+    )
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """The size of the images that are read."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="refuse images and masks with more pixels (default: %(default)s)",
     )
 
 

@@ -30,11 +30,15 @@ class ProgressLine:
         total: how many there are.
         at_once: whether a plain line is printed for the first item, before any seconds have
             passed.
+        is_quiet: show nothing.
     """
 
-    def __init__(self, what: str, total: int, at_once: bool = False) -> None:
-        self._what, self._total = what, total
-        self._bar = tqdm(total=total, unit=f" {what}") if sys.stderr.isatty() else None
+    def __init__(
+        self, what: str, total: int, at_once: bool = False, is_quiet: bool = False
+    ) -> None:
+        self._what, self._total, self._is_quiet = what, total, is_quiet
+        shows_bar = sys.stderr.isatty() and not is_quiet
+        self._bar = tqdm(total=total, unit=f" {what}") if shows_bar else None
         self._last = -SECONDS_BETWEEN_LINES if at_once else time.monotonic()
 
     def __enter__(self) -> ProgressLine:
@@ -56,6 +60,6 @@ class ProgressLine:
             self._bar.update(done - self._bar.n)
             return
         now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_LINES:
+        if not self._is_quiet and now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             print(f"{done} of {self._total} {self._what}, {remark}", file=sys.stderr, flush=True)

@@ -9,32 +9,31 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from bpr import __version__
-from bpr.pipeline.batch.cityscapes_job import CityscapesJob
-from bpr.pipeline.batch.coco_job import CocoJob
+from bpr.pipeline.batch.chosen_images import ChosenImages
 from bpr.pipeline.batch.engine import InThisProcess, RefineEngine
 from bpr.pipeline.batch.job import Job
-from bpr.pipeline.batch.label_files_job import LabelFilesJob, LabelMe, find_label_format
-from bpr.pipeline.batch.mask_files_job import MaskFilesJob
+from bpr.pipeline.batch.open_job import FORMATS, LABELME, YOLO, JobRequest, open_job
 from bpr.pipeline.batch.run_batch import BatchProgress, run_batch
-from bpr.pipeline.formats.cityscapes import has_prediction_files
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.network import load_network, load_runner
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from bpr.refiner.weights_info import read_weights_info
+from bpr.scripts.main import INPUT_FAILED
 from bpr.scripts.options import (
     add_cluster_options,
+    add_max_pixels,
     add_network_options,
     add_prediction,
     asks_for_cluster,
     open_cluster,
     parse_path,
     patch_settings,
+    print_some,
 )
-from bpr.scripts.outcome import conclude
+from bpr.scripts.outcome import conclude, explain_nothing
 from bpr.scripts.progress import ProgressLine, per_second
 
 
@@ -42,8 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr refine`."""
     add_prediction(
         parser,
-        "folder of <image>_pred.txt files and mask PNGs (Cityscapes), of LabelMe jsons, or of YOLO "
-        "segmentation txts; COCO json, results or a data set's labels; or, with --masks, one image",
+        "folder of <image>_pred.txt files and mask PNGs (Cityscapes), of LabelMe jsons, of YOLO "
+        "segmentation txts, of mask files or of photographs with their COCO json; COCO json, "
+        "results or a data set's labels; or, with --masks, one image",
     )
     parser.add_argument(
         "--images",
@@ -76,6 +76,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="do again what an earlier run has done"
     )
+    parser.add_argument(
+        "--format",
+        choices=list(FORMATS),
+        help="what PRED is (default: told by what is there): "
+        + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()),
+    )
+    parser.add_argument(
+        "--include", metavar="PATTERN", help="refine the images of these names alone: 'city/*'"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="refine the first N images alone")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read everything, say what would be done, and end"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress, and no word but about what went wrong"
+    )
+    parser.add_argument(
+        "--include-crowds",
+        action="store_true",
+        help="of a COCO json, refine annotations with iscrowd 1 too: CVAT marks its masks so",
+    )
+    add_max_pixels(parser)
     add_refine_options(parser)
     add_cluster_options(parser)
 
@@ -105,6 +127,8 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some images failed."""
     job = _job(arguments)
+    if arguments.dry_run:
+        return _say_what_would_be_done(arguments, job)
     wanted = (arguments.weights, arguments.device, arguments.backend, arguments.compat)
     if asks_for_cluster(arguments):
         weights = read_weights_info(arguments.weights)
@@ -121,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
         progress = _refine(
             arguments, job, engine, network.config, network.name, network.weights_sha256
         )
-    return conclude(progress, "refined", f"{progress.counted['patches']} patches", job.report)
+    counted = f"{progress.counted['patches']} patches"
+    status = conclude(progress, "refined", counted, job.report, arguments.quiet)
+    return max(status, explain_nothing(progress, arguments.pred))
 
 
 def _refine(
@@ -134,7 +160,7 @@ def _refine(
 ) -> BatchProgress:
     settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     about = {"bpr": __version__, "weights": weights, "weights_sha256": weights_sha256}
-    with ProgressLine("images", len(job.keys())) as line:
+    with ProgressLine("images", len(job.keys()), is_quiet=arguments.quiet) as line:
         rate = per_second()
         return run_batch(
             job,
@@ -152,44 +178,55 @@ def batch_size(arguments: argparse.Namespace, default: int) -> int:
 
 
 def _job(arguments: argparse.Namespace) -> Job:
-    pred: Path = arguments.pred
-    if not pred.exists():
-        raise ValueError(f"{pred}: expected predictions, found no file or folder")
-    if arguments.images_json and (arguments.masks or pred.is_dir()):
-        raise ValueError(f"--images-json: expected a COCO results json with it, got {pred}")
     tolerance: float | None = arguments.polygon_tolerance
     if tolerance is not None and not 0 <= tolerance <= MAX_TOLERANCE:
         raise ValueError(
             f"--polygon-tolerance: expected pixels in 0..{MAX_TOLERANCE:g}, got {tolerance:g}"
         )
-    if arguments.masks:
-        if pred.is_dir():
-            raise ValueError(f"--masks: expected the masks of one image, got the folder {pred}")
-        return MaskFilesJob(pred, arguments.masks, arguments.out)
-    if not pred.is_dir() and pred.suffix.lower() != ".json":
-        raise ValueError(
-            f"{pred}: expected a folder of <image>_pred.txt files, LabelMe jsons or YOLO txts, or "
-            "a COCO json; for one image, name its masks with --masks"
+    opened = open_job(
+        JobRequest(
+            pred=arguments.pred,
+            out=arguments.out,
+            images=arguments.images,
+            images_json=arguments.images_json,
+            masks=arguments.masks or (),
+            polygon_tolerance=tolerance,
+            include_crowds=arguments.include_crowds,
+            max_pixels=arguments.max_pixels,
+            format=arguments.format,
         )
-    labels = None
-    if pred.is_dir() and not has_prediction_files(pred):
-        labels = find_label_format(pred)
-    images: Path | None = arguments.images
-    if images is None and isinstance(labels, LabelMe):
-        images = pred
-    if images is None:
-        raise ValueError(f"--images: expected the folder of the images of {pred}, got none")
-    if labels is not None:
+    )
+    job = opened.job
+    if arguments.include is not None or arguments.limit is not None:
+        job = ChosenImages(job, arguments.include, arguments.limit)
+    if not arguments.quiet:
+        print(f"{arguments.pred}: taken for {FORMATS[opened.format]}", file=sys.stderr)
+    if opened.format in (LABELME, YOLO) and not arguments.quiet:
         within = DEFAULT_TOLERANCE if tolerance is None else tolerance
         print(
-            f"{pred}: refined polygons will be within {within:g} px of the outlines of the masks; "
-            "they have no holes, the report counts those that are lost",
+            f"{arguments.pred}: refined polygons will be within {within:g} px of the outlines of "
+            "the masks; they have no holes, the report counts those that are lost",
             file=sys.stderr,
         )
-        return LabelFilesJob(pred, images, arguments.out, labels, within)
-    if pred.is_dir():
-        return CityscapesJob(pred, images, arguments.out)
-    return CocoJob(pred, images, arguments.images_json, arguments.out, tolerance)
+    return job
+
+
+def _say_what_would_be_done(arguments: argparse.Namespace, job: Job) -> int:
+    """Read what would be refined, and write nothing."""
+    instances, failures = 0, []
+    for key in job.keys():  # noqa: SIM118
+        try:
+            instances += len(job.read(key).prediction.instances)
+        except ValueError as error:
+            failures.append(f"{key}: {error}")
+    print(
+        f"{len(job.keys())} images with {instances} objects would be refined into "
+        f"{arguments.out}, {len(failures)} would fail"
+    )
+    for remark in job.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    print_some("would fail", failures, "")
+    return INPUT_FAILED if failures else 0
 
 
 def _remark(progress: BatchProgress, rate: Callable[[int], str]) -> str:

@@ -11,19 +11,19 @@ from typing import Any
 
 import pydantic_core
 
-from bpr.pipeline.batch.job import as_prediction, usual_size
+from bpr.pipeline.batch.job import as_prediction, usual_frame
 from bpr.pipeline.datasets.instance_maps import split_instances
 from bpr.pipeline.formats import coco
+from bpr.pipeline.formats.frame import Frame, frame_of
 from bpr.pipeline.formats.images import (
     NamedFile,
     Photograph,
-    TooManyPixels,
     read_header,
     read_image,
     read_instance_map,
     read_mask,
 )
-from bpr.pipeline.formats.rle import short
+from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array, size_text
 from bpr.service.problems import Problem, bad_request, too_large, unavailable, unusable, wrong_type
 from bpr.service.settings import ServiceSettings
@@ -125,11 +125,6 @@ def _check_header(file: NamedFile, formats: Mapping[str, str], limits: ServiceSe
     expected = " or ".join(dict.fromkeys(formats.values()))
     try:
         header = read_header(file)
-    except TooManyPixels:
-        raise too_large(
-            f"{file}: expected at most {limits.max_image_pixels} pixels, got far more",
-            "image_pixels",
-        ) from None
     except ValueError:
         raise wrong_type(f"{file}: expected a {expected} file, got something else") from None
     if header.format not in formats:
@@ -180,7 +175,7 @@ def _read_masks(
     for file in masks:
         patience.check()
         instances.append(Instance(Mask.from_array(read_mask(file)), 0, 1.0))
-    photograph = read_image(image, usual_size(instances))
+    photograph = read_image(image, usual_frame(instances))
     prediction = as_prediction(photograph.pixels, instances, [str(file) for file in masks])
     return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
 
@@ -208,7 +203,7 @@ def read_with_masks(
         budget.add(mask.bitmap.size)
         instances.append(Instance(mask, 0, 1.0))
     try:
-        photograph = read_image(image, usual_size(instances))
+        photograph = read_image(image, usual_frame(instances))
         names = [f"mask {number}" for number in range(1, len(masks) + 1)]
         prediction = as_prediction(photograph.pixels, instances, names)
     except ValueError as error:
@@ -222,7 +217,7 @@ def _read_map(
     _check_header(file, _MASK_FORMATS, limits)
     values = read_instance_map(file)
     size = (values.shape[0], values.shape[1])
-    photograph = read_image(image, size)
+    photograph = read_image(image, Frame(bitmaps=size))
     if photograph.pixels.shape[:2] != size:
         actual = size_text((photograph.pixels.shape[0], photograph.pixels.shape[1]))
         raise unusable(f"{file}: expected the size of the image, {actual}, got {size_text(size)}")
@@ -243,10 +238,13 @@ def _read_coco(
     image: NamedFile, content: bytes, limits: ServiceSettings, patience: Patience
 ) -> RequestInputs:
     records = _parse_records(content, limits)
-    photograph = read_image(image, _claimed_size(records))
+    frame = frame_of(record.get("segmentation") for record in records)
+    photograph = read_image(image, frame)
     size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
-    by_image: dict[coco.ImageId, tuple[int, ...]] = {k: (k,) for k in range(len(records))}
-    results = coco.CocoResults(Path("instances"), dict(enumerate(records)), by_image, {})
+    by_image = {str(k): (k,) for k in range(len(records))}
+    results = coco.CocoResults(
+        path=Path("instances"), records=dict(enumerate(records)), by_image=by_image, strays={}
+    )
     budget = MaskBudget(limits)
     instances: list[Instance] = []
     for index in by_image:
@@ -302,14 +300,3 @@ def _check_echo(record: Mapping[str, Any], index: int) -> None:
 def count_up(prediction: Prediction) -> tuple[int, ...]:
     """Values of instances that have none of their own: 1, 2, ..."""
     return tuple(range(1, len(prediction.instances) + 1))
-
-
-def _claimed_size(records: Sequence[Mapping[str, Any]]) -> Size | None:
-    """The size that the first RLE names; it decides about the EXIF orientation only."""
-    for record in records:
-        segmentation = record.get("segmentation")
-        if isinstance(segmentation, dict):
-            match segmentation.get("size"):
-                case [int(height), int(width)]:
-                    return height, width
-    return None

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 
 from bpr.pipeline.formats import brush
 from bpr.pipeline.formats.images import NamedFile
-from bpr.pipeline.formats.rle import short
+from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Mask, Size
 from bpr.pipeline.metrics import mask_iou
 from bpr.service.inputs import Patience, RequestInputs, read_with_masks

@@ -6,18 +6,29 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from copy import copy
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bpr.pipeline.batch.found_nothing import found_nothing
-from bpr.pipeline.batch.job import Loaded, as_prediction, usual_size
+from bpr.pipeline.batch.job import Loaded, fitting, usual_frame
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.output_folder import OutputFolder
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.files import stamp
 from bpr.pipeline.formats import cityscapes
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Prediction
+from bpr.pipeline.formats.images import MAX_PIXELS, read_image
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.instance import Instance, Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What writing an image needs of its reading."""
+
+    parsed: cityscapes.PredictionFile
+    left: tuple[LeftObject, ...]
+    untouched: tuple[str, ...]  # mask files that stay as they are
 
 
 class CityscapesJob:
@@ -30,17 +41,20 @@ class CityscapesJob:
         folder: of predictions.
         images: folder of images; `<stem>.*` belongs to `<stem>_pred.txt`, in any subfolder.
         out: folder for the refined predictions.
+        max_pixels: refuse larger images.
 
     Raises:
         ValueError: a folder is missing or empty, or an input would be overwritten.
     """
 
-    def __init__(self, folder: Path, images: Path, out: Path) -> None:
+    def __init__(
+        self, folder: Path, images: Path, out: Path, *, max_pixels: int = MAX_PIXELS
+    ) -> None:
         source, target = folder.resolve(), out.resolve()
         for taken in (folder, images):
             if target == taken.resolve():
                 raise ValueError(f"{out}: expected another folder than the input {taken}")
-        self.source, self._out = folder, OutputFolder(out)
+        self.source, self._out, self._max_pixels = folder, OutputFolder(out), max_pixels
         self.work, self.report = self._out.work, self._out.report
         self._images = ImageIndex(images, without=out)
         self._paths = {
@@ -58,6 +72,11 @@ class CityscapesJob:
             for name in names:
                 self._owners.setdefault(name, key)
         self._refuse_to_overwrite([source, images.resolve()])
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Files of the images' folder that were passed over."""
+        return [self._images.passed_over] if self._images.passed_over else []
 
     def keys(self) -> Sequence[str]:
         """Relative paths of the txts, sorted."""
@@ -86,7 +105,7 @@ class CityscapesJob:
         """Read the txt, its masks and the image."""
         path = self._paths[key]
         parsed = cityscapes.parse_prediction_file(path, self.source)
-        if not parsed.lines and key not in self._found_nothing:
+        if not parsed.lines and not parsed.left and key not in self._found_nothing:
             raise ValueError(
                 f"{path}: expected lines 'file label score', got an empty file; "
                 "nothing to refine, it is copied as it is"
@@ -97,21 +116,47 @@ class CityscapesJob:
                     f"{path}: expected masks of its own, but {name} is also named by "
                     f"{self._owners[name]}"
                 )
-        instances = cityscapes.read_instances(parsed)
-        photograph = read_image(self._find_image(path), usual_size(instances))
-        names = [str(path.parent / line.file) for line in parsed.lines]
-        prediction = as_prediction(photograph.pixels, instances, names)
-        return Loaded(photograph.pixels, prediction, photograph.notes, parsed)
+        instances: dict[int, Instance] = {}
+        left = list(parsed.left)
+        notes: list[str] = []
+        for index, line in enumerate(parsed.lines):
+            try:
+                instances[index], said = cityscapes.read_instance(parsed, line)
+                notes += said
+            except ValueError as error:
+                left.append(LeftObject(f"line {line.number}", str(error)))
+        photograph = read_image(
+            self._find_image(path), usual_frame(instances.values()), self._max_pixels
+        )
+        fits, unfit = fitting(photograph.size, instances)
+        left += [
+            LeftObject(
+                f"line {parsed.lines[index].number}",
+                f"{path.parent / parsed.lines[index].file}: {reason}",
+            )
+            for index, reason in unfit.items()
+        ]
+        if left and not fits:
+            raise ValueError(f"{path}, {left[0].name}: {left[0].reason}")
+        untouched = [line.file for index, line in enumerate(parsed.lines) if index not in fits]
+        prediction = Prediction(photograph.size, tuple(fits.values()))
+        notes += [*photograph.notes, *map(str, left)]
+        source = _Read(parsed, tuple(left), tuple(untouched))
+        return Loaded(photograph.pixels, prediction, tuple(notes), source)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
-        """Write the PNGs, then the txt."""
+        """Write the PNGs, then the txt. Masks that could not be read are copied."""
+        read: _Read = source
         inside = os.path.dirname(key)
-        files = cityscapes.encode_prediction(source, prediction)
-        return {
-            "files": self._out.write(
-                {os.path.normpath(os.path.join(inside, name)): data for name, data in files.items()}
-            )
-        }
+        files: dict[str, bytes] = {}
+        for name in read.untouched:
+            with suppress(OSError):  # missing: the txt names it all the same
+                files[name] = (read.parsed.path.parent / name).read_bytes()
+        files |= cityscapes.encode_prediction(read.parsed, prediction)
+        written = self._out.write(
+            {os.path.normpath(os.path.join(inside, name)): data for name, data in files.items()}
+        )
+        return {"files": written, "left": [asdict(one) for one in read.left]}
 
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """All files of the image have the content that was written."""
@@ -126,7 +171,7 @@ class CityscapesJob:
         for key in failed:
             with suppress(ValueError):  # damaged: it is among the failures with the reason
                 parsed = cityscapes.parse_prediction_file(self._paths[key], self.source)
-                if not parsed.lines:
+                if not parsed.lines and not parsed.left:
                     self._out.write({key: parsed.content})
 
     def existing_output(self) -> Path | None:

@@ -7,23 +7,35 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from copy import copy
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.datasets.coco_images import image_names
 from bpr.pipeline.datasets.image_index import ImageIndex
-from bpr.pipeline.files import stamp, write_atomically
+from bpr.pipeline.files import refuse_to_overwrite, stamp, write_atomically
 from bpr.pipeline.formats import coco
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Prediction, Size
+from bpr.pipeline.formats.frame import frame_of
+from bpr.pipeline.formats.images import MAX_PIXELS, read_image
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.instance import Instance, Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What writing an image needs of its reading."""
+
+    before: Mapping[int, Instance]  # by position in the file
+    left: tuple[LeftObject, ...]
 
 
 class CocoJob:
-    """Reads a results json; keys are its image ids as text.
+    """Reads a results json or labels; keys are its image ids as text.
 
     Refined records wait in the journal until all images are done: the json appears as a whole.
-    Results of images that failed are left out of it; labels of theirs stay as they were.
+    Nothing is left out of it: what could not be refined stays as it came.
 
     Args:
         results: json list of instances, or an object with `annotations` and `images`.
@@ -33,9 +45,11 @@ class CocoJob:
             digits.
         out: json to write.
         polygon_tolerance: see `coco.refined_record`.
+        include_crowds: refine crowds like other objects.
+        max_pixels: refuse larger images.
 
     Raises:
-        ValueError: a file is missing or not what it should be.
+        ValueError: a file is missing or not what it should be, or an input would be overwritten.
     """
 
     def __init__(
@@ -45,28 +59,35 @@ class CocoJob:
         images_json: Path | None,
         out: Path,
         polygon_tolerance: float | None = None,
+        *,
+        include_crowds: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         if out.resolve() == results.resolve():
             raise ValueError(f"{out}: expected another file than the results to refine")
-        if out.is_dir():
-            raise ValueError(f"{out}: expected a json file for COCO results, got a folder")
+        if out.is_dir() or out.suffix.lower() != ".json":
+            got = "a folder" if out.is_dir() else repr(out.name)
+            raise ValueError(f"{out}: expected a json file for COCO results, got {got}")
         self.source, self.out = results, out
         self.work = out.parent / f".{out.name}.bpr"
         self.report = out.with_name(f"{out.stem}.report.json")
-        self._tolerance = polygon_tolerance
-        self._results = coco.load_results_or_labels(results)
+        self._tolerance, self._max_pixels = polygon_tolerance, max_pixels
+        inputs = [results, *([images_json] if images_json else [])]
+        refuse_to_overwrite([self.out, self.report], inputs)
+        self._results = coco.load_results_or_labels(results, include_crowds)
         self._entries = coco.load_images(images_json) if images_json else None
         if self._entries is None and self._results.data_set is not None:
             self._entries = coco.parse_images(results, self._results.data_set)
         self._index = ImageIndex(images)
-        self._ids: dict[str, coco.ImageId] = {}
-        for image_id in self._results.by_image:
-            if self._ids.setdefault(str(image_id), image_id) != image_id:
-                raise ValueError(
-                    f"{results}: expected image ids all ints or all text, got both {image_id} "
-                    f"and '{image_id}'"
-                )
+        self._ids = tuple(self._results.by_image)
         self._strays = {f"entry {index}": why for index, why in self._results.strays.items()}
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Files passed over, and how many entries are nothing to refine."""
+        kept = Counter(self._results.kept.values())
+        passed = [self._index.passed_over] if self._index.passed_over else []
+        return [*passed, *(f"{n} entries left as they are: {why}" for why, n in kept.items())]
 
     def keys(self) -> Sequence[str]:
         """Image ids in the order of their first entry, then the entries without one."""
@@ -76,16 +97,11 @@ class CocoJob:
         """The job with the entries of one image; they keep their numbers."""
         part = copy(self)
         part._strays = {key: self._strays[key]} if key in self._strays else {}
-        image_id = self._ids.get(key)
-        part._ids = {} if image_id is None else {key: image_id}
-        part._results = self._results.part(part._ids.values())
-        stems = [key, key.zfill(12)]
+        part._ids = () if key in self._strays else (key,)
+        part._results = self._results.part(part._ids)
         if self._entries is not None:
-            part._entries = {}
-            if image_id in self._entries:
-                entry = part._entries[image_id] = self._entries[image_id]
-                stems = [PurePosixPath(entry.file_name).stem]
-        part._index = self._index.part(stems)
+            part._entries = {key: self._entries[key]} if key in self._entries else {}
+        part._index = self._index.part(image_names(key, self._entries))
         return part
 
     def stamp(self, key: str) -> str:
@@ -93,10 +109,10 @@ class CocoJob:
         if key in self._strays:
             return ""
         digest = hashlib.sha256(b"" if self._tolerance is None else str(self._tolerance).encode())
-        for index in self._results.by_image[self._ids[key]]:
+        for index in self._results.by_image[key]:
             digest.update(json.dumps(self._results.records[index]).encode())
         try:
-            image = stamp(self._image_path(key))
+            image = stamp(self._find(key)[0])
         except ValueError as error:
             image = str(error)
         return f"{digest.hexdigest()} {image}"
@@ -105,26 +121,34 @@ class CocoJob:
         """Read the image and decode its masks."""
         if key in self._strays:
             raise ValueError(self._strays[key])
-        image_id = self._ids[key]
-        photograph = read_image(self._image_path(key), self._claimed_size(image_id))
-        size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
-        prediction = coco.read_prediction(self._results, image_id, size)
-        return Loaded(photograph.pixels, prediction, photograph.notes)
+        path, note = self._find(key)
+        entry = self._entries.get(key) if self._entries is not None else None
+        frame = frame_of(self._results.segmentations(key), entry.size if entry else None)
+        photograph = read_image(path, frame, self._max_pixels)
+        frame.check(photograph.size, photograph.stored, str(path))
+        instances, left = coco.read_instances(self._results, key, photograph.size)
+        if not instances:
+            raise ValueError(f"{self.source}, {left[0].name}: {left[0].reason}")
+        prediction = Prediction(photograph.size, tuple(instances.values()))
+        notes = (*([note] if note else []), *photograph.notes, *map(str, left))
+        return Loaded(photograph.pixels, prediction, notes, _Read(instances, tuple(left)))
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
-        """Nothing is written yet; the journal keeps the refined records."""
+        """Nothing is written yet; the journal keeps the records, null where one stays as it is."""
+        read: _Read = source
+        refined = dict(zip(read.before, prediction.instances, strict=True))
         records = [
-            coco.refined_record(instance.record, instance.mask, self._tolerance)
-            for instance in prediction.instances
+            self._refined_record(read.before[index], refined[index]) if index in refined else None
+            for index in self._results.by_image[key]
         ]
-        return {"records": records}
+        return {"records": records, "left": [asdict(one) for one in read.left]}
 
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """The journal itself holds the records."""
         return "records" in entry
 
     def leaves_files(self, entry: Mapping[str, Any]) -> bool:
-        """Never: entries of an image that failed are left out in `finish`."""
+        """Never: entries of an image that failed are written as they came."""
         return False
 
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
@@ -133,45 +157,35 @@ class CocoJob:
         write_atomically(self.out, (piece.encode() for piece in text), self.work)
 
     def existing_output(self) -> Path | None:
-        """The results json, where it exists."""
-        return self.out if self.out.exists() else None
+        """The first file that a run would overwrite."""
+        return next((path for path in (self.out, self.report) if path.exists()), None)
+
+    def _refined_record(self, before: Instance, after: Instance) -> Mapping[str, Any] | None:
+        """The record with its new mask; None where there was none to refine."""
+        if before.mask.is_empty:
+            return None
+        return coco.refined_record(before.record, after.mask, self._tolerance)
 
     def _refined(self, journal: AnyJournal, failed: Set[str]) -> Iterator[Mapping[str, Any]]:
-        keys = {
-            index: key
-            for key, image_id in self._ids.items()
-            for index in self._results.by_image[image_id]
-        }
+        keys = {index: key for key in self._ids for index in self._results.by_image[key]}
         image, at_hand = "", []  # entries of an image mostly stand together
         used: Counter[str] = Counter()
         for index, record in self._results.records.items():
             key = keys.get(index)
-            if key is not None and key not in failed:
-                if key != image:
-                    image, at_hand = key, journal.read(key)["records"]
-                yield at_hand[used[key]]
-                used[key] += 1
-            elif self._results.data_set is not None:
+            if key is None or key in failed:
                 yield record
+                continue
+            if key != image:
+                image, at_hand = key, journal.read(key)["records"]
+            new = at_hand[used[key]]
+            used[key] += 1
+            yield record if new is None else new
 
-    def _claimed_size(self, image_id: coco.ImageId) -> Size | None:
-        """The size that the images json or else the first RLE of an image names."""
-        if self._entries is not None and image_id in self._entries:
-            named = self._entries[image_id].size
-            if named is not None:
-                return named
-        for index in self._results.by_image[image_id]:
-            segmentation = self._results.records[index].get("segmentation")
-            if isinstance(segmentation, dict):
-                match segmentation.get("size"):
-                    case [int(height), int(width)]:
-                        return height, width
-        return None
-
-    def _image_path(self, key: str) -> Path:
-        image_id = self._ids[key]
-        if self._entries is None:
-            return self._index.find([key, key.zfill(12)])
-        if image_id not in self._entries:
-            raise ValueError(f"image id {key}: expected an entry in 'images' of the images json")
-        return self._index.find_name(self._entries[image_id].file_name)
+    def _find(self, key: str) -> tuple[Path, str]:
+        """The image of an id, and what was guessed to find it."""
+        names = image_names(key, self._entries)
+        entry = self._entries[key] if self._entries is not None else None
+        if entry is None or entry.file_name is None:
+            return self._index.find(names), ""
+        path = self._index.find_name(names[0])
+        return path, self._index.describe_guess(names[0], path)

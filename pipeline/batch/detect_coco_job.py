@@ -8,11 +8,13 @@ from typing import Any
 
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.datasets.coco_images import image_names
 from bpr.pipeline.datasets.image_index import ImageIndex
-from bpr.pipeline.files import stamp, write_atomically
+from bpr.pipeline.files import refuse_to_overwrite, stamp, write_atomically
 from bpr.pipeline.formats import coco
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Prediction, Size
+from bpr.pipeline.formats.frame import Frame
+from bpr.pipeline.formats.images import MAX_PIXELS, read_image
+from bpr.pipeline.instance import Prediction
 
 
 class DetectCocoJob:
@@ -26,28 +28,35 @@ class DetectCocoJob:
             read. Without it all are, and the id is the stem: a number where it is one, plain or
             with leading zeros to 12 digits.
         out: results json to write.
+        max_pixels: refuse larger images.
 
     Raises:
         ValueError: a file or folder is missing or not what it should be, or two images have one
             id.
     """
 
-    def __init__(self, images: Path, images_json: Path | None, out: Path) -> None:
+    def __init__(
+        self,
+        images: Path,
+        images_json: Path | None,
+        out: Path,
+        *,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         if out.is_dir():
             raise ValueError(f"{out}: expected a json file for COCO results, got a folder")
-        self.source, self.out = images, out
+        self.source, self.out, self._max_pixels = images, out, max_pixels
         self.work = out.parent / f".{out.name}.bpr"
         self.report = out.with_name(f"{out.stem}.report.json")
+        refuse_to_overwrite([self.out, self.report], [images_json] if images_json else [])
         self._index = ImageIndex(images)
         self._entries = coco.load_images(images_json) if images_json else None
-        self._ids: dict[str, coco.ImageId] = {}
+        self._ids: dict[str, Any] = {}  # as the json has them, by their text
         self._paths: dict[str, Path] = {}
         if self._entries is not None:
-            self._ids = {str(image_id): image_id for image_id in self._entries}
+            self._ids = {image_id: entry.raw_id for image_id, entry in self._entries.items()}
             if not self._ids:
                 raise ValueError(f"{images_json}: expected images, got none")
-            if len(self._ids) < len(self._entries):
-                raise ValueError(f"{images_json}: expected image ids all ints or all text")
             return
         for path in self._index.files():
             image_id = _image_id(path.stem)
@@ -58,6 +67,11 @@ class DetectCocoJob:
                     f"{other.relative_to(images)} and {path.relative_to(images)}"
                 )
             self._ids[str(image_id)] = image_id
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Files of the folder that were passed over."""
+        return [self._index.passed_over] if self._index.passed_over else []
 
     def keys(self) -> Sequence[str]:
         """Image ids in the order of the images json, or of the files."""
@@ -72,15 +86,11 @@ class DetectCocoJob:
 
     def read(self, key: str) -> Loaded:
         """Read the image."""
-        claimed = self._claimed_size(key)
-        photograph = read_image(self._path(key), claimed)
-        size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
-        if claimed not in (None, size):
-            raise ValueError(
-                f"{self._path(key)}: expected {claimed} pixels (height, width) as the images json "
-                f"says, got {size}"
-            )
-        return Loaded(photograph.pixels, Prediction(size, ()), photograph.notes)
+        path = self._path(key)
+        frame = Frame(claimed=None if self._entries is None else self._entries[key].size)
+        photograph = read_image(path, frame, self._max_pixels)
+        frame.check(photograph.size, photograph.stored, str(path))
+        return Loaded(photograph.pixels, Prediction(photograph.size, ()), photograph.notes)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps the records."""
@@ -111,19 +121,19 @@ class DetectCocoJob:
         write_atomically(self.out, (piece.encode() for piece in text), self.work)
 
     def existing_output(self) -> Path | None:
-        """The results json, where it exists."""
-        return self.out if self.out.exists() else None
+        """The first file that a run would overwrite."""
+        return next((path for path in (self.out, self.report) if path.exists()), None)
 
     def _path(self, key: str) -> Path:
         if self._entries is None:
             return self._paths[key]
-        return self._index.find_name(self._entries[self._ids[key]].file_name)
+        names = image_names(key, self._entries)
+        if self._entries[key].file_name is None:
+            return self._index.find(names)
+        return self._index.find_name(names[0])
 
-    def _claimed_size(self, key: str) -> Size | None:
-        return None if self._entries is None else self._entries[self._ids[key]].size
 
-
-def _image_id(stem: str) -> coco.ImageId:
+def _image_id(stem: str) -> int | str:
     """The id that `bpr refine` and `bpr evaluate` look for under this stem."""
     if stem.isascii() and stem.isdigit() and stem in (str(int(stem)), f"{int(stem):012}"):
         return int(stem)

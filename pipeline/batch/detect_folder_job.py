@@ -13,7 +13,7 @@ from bpr.pipeline.batch.output_folder import OutputFolder
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.files import stamp
 from bpr.pipeline.formats import cityscapes
-from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.formats.images import MAX_PIXELS, read_image
 from bpr.pipeline.instance import Prediction
 
 
@@ -26,21 +26,32 @@ class DetectFolderJob:
         images: folder of images, subfolders included.
         categories: names by label.
         out: folder for the predictions; images in it are results and not read.
+        max_pixels: refuse larger images.
 
     Raises:
         ValueError: the folder is missing or empty, or the same as the other.
     """
 
-    def __init__(self, images: Path, categories: Mapping[int, str], out: Path) -> None:
+    def __init__(
+        self,
+        images: Path,
+        categories: Mapping[int, str],
+        out: Path,
+        *,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         if out.resolve() == images.resolve():
             raise ValueError(f"{out}: expected another folder than the images")
         self.source, self._categories, self._out = images, categories, OutputFolder(out)
         self.work, self.report = self._out.work, self._out.report
-        self._paths = {
-            path.relative_to(images).as_posix(): path
-            for path in ImageIndex(images, without=out).files()
-        }
+        self._index, self._max_pixels = ImageIndex(images, without=out), max_pixels
+        self._paths = {path.relative_to(images).as_posix(): path for path in self._index.files()}
         self._images_of = Counter(map(_text_file, self._paths))
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Files of the folder that were passed over."""
+        return [self._index.passed_over] if self._index.passed_over else []
 
     def keys(self) -> Sequence[str]:
         """Relative paths of the images, sorted."""
@@ -57,7 +68,7 @@ class DetectFolderJob:
                 f"{self._paths[key]}: expected images of different stems in a folder, got several "
                 f"for {_text_file(key)}"
             )
-        photograph = read_image(self._paths[key])
+        photograph = read_image(self._paths[key], max_pixels=self._max_pixels)
         size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
         return Loaded(photograph.pixels, Prediction(size, ()), photograph.notes)
 

@@ -30,6 +30,11 @@ class DrawnJob:
         self._job, self._categories, self._folder = job, categories, folder
         self.source, self.work, self.report = job.source, job.work, job.report
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """Those of the job."""
+        return self._job.remarks
+
     def keys(self) -> Sequence[str]:
         """Those of the job."""
         return self._job.keys()

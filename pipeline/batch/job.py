@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array, size_text
 
 
@@ -36,6 +37,10 @@ class ImageJob(Protocol):
     def report(self) -> Path:
         """Where the report goes."""
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What belongs to no image: files passed over, objects that are nothing to refine."""
+
     def keys(self) -> Sequence[str]:
         """Names of the images, unique and in order."""
 
@@ -51,6 +56,9 @@ class ImageJob(Protocol):
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write a prediction; returns what the journal must remember, json-ready.
+
+        Objects that stay as they are, though the image is done, go under "left": their name,
+        reason and is_damaged, as in `LeftObject`.
 
         Args:
             key: of the image.
@@ -107,7 +115,23 @@ def as_prediction(
     return Prediction(size, tuple(instances))
 
 
-def usual_size(instances: Sequence[Instance]) -> Size | None:
-    """The size that most masks have; None without masks."""
+def fitting(
+    size: Size, instances: Mapping[int, Instance]
+) -> tuple[dict[int, Instance], dict[int, str]]:
+    """The instances whose masks have the size of their image, and what is wrong with the others."""
+    fits, unfit = {}, {}
+    for index, instance in instances.items():
+        if instance.mask.size == size:
+            fits[index] = instance
+        else:
+            unfit[index] = (
+                f"expected a mask of the size of its image, {size_text(size)}, got "
+                f"{size_text(instance.mask.size)}"
+            )
+    return fits, unfit
+
+
+def usual_frame(instances: Iterable[Instance]) -> Frame:
+    """What mask files say about the size of their image: the size that most of them have."""
     sizes = [instance.mask.size for instance in instances]
-    return max(sizes, key=sizes.count) if sizes else None
+    return Frame(bitmaps=max(sizes, key=sizes.count) if sizes else None)

@@ -3,44 +3,133 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bpr.pipeline.batch.job import Loaded, as_prediction, usual_size
+from bpr.pipeline.batch.job import Loaded, fitting, usual_frame
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.output_folder import OutputFolder
-from bpr.pipeline.files import stamp
-from bpr.pipeline.formats.images import encode_mask, read_image, read_mask
+from bpr.pipeline.files import refuse_to_overwrite, stamp
+from bpr.pipeline.formats.images import (
+    MAX_PIXELS,
+    FileObject,
+    encode_map,
+    encode_mask,
+    read_image,
+    read_masks,
+)
+from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.instance import Instance, Mask, Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class MaskObjects:
+    """Where each instance comes from: what writing needs of the reading."""
+
+    objects: tuple[tuple[Path, FileObject], ...]  # the mask file and the object in it
+    num_pages: Mapping[Path, int]
+    left: tuple[LeftObject, ...]
+
+
+def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
+    """Read an image and its mask files; `source` is a `MaskObjects`.
+
+    Raises:
+        ValueError: the image or all of its masks cannot be read.
+    """
+    objects: list[tuple[Path, FileObject]] = []
+    num_pages: dict[Path, int] = {}
+    left: list[LeftObject] = []
+    notes: list[str] = []
+    for path in masks:
+        try:
+            file = read_masks(path, max_pixels)
+        except ValueError as error:
+            left.append(LeftObject(path.name, str(error)))
+            continue
+        num_pages[path] = file.num_pages
+        objects += [(path, item) for item in file.objects]
+        notes += file.notes
+    instances = {
+        index: Instance(Mask.from_array(item.pixels), 0, 1.0)
+        for index, (_, item) in enumerate(objects)
+    }
+    photograph = read_image(image, usual_frame(instances.values()), max_pixels)
+    fits, unfit = fitting(photograph.size, instances)
+    for index, reason in unfit.items():
+        path = objects[index][0]
+        left.append(LeftObject(path.name, f"{path}: {reason}"))
+    if left and not fits:
+        raise ValueError(left[0].reason)
+    source = MaskObjects(tuple(objects[index] for index in fits), num_pages, tuple(left))
+    notes += [*photograph.notes, *map(str, left)]
+    prediction = Prediction(photograph.size, tuple(fits.values()))
+    return Loaded(photograph.pixels, prediction, tuple(notes), source)
+
+
+def encode_objects(
+    source: MaskObjects, prediction: Prediction, name: Callable[[Path], str], max_pixels: int
+) -> dict[str, bytes]:
+    """A PNG for each mask, page and map that was read.
+
+    Args:
+        source: what was read.
+        prediction: refined, in the same order.
+        name: of the file that a mask file becomes; pages become `<its stem>_page<n>.png`.
+        max_pixels: as for reading.
+    """
+    files: dict[str, bytes] = {}
+    maps: dict[tuple[Path, int], dict[int, Mask]] = {}
+
+    def page_name(path: Path, page: int) -> str:
+        whole = name(path)
+        if source.num_pages[path] == 1:
+            return whole
+        return whole.removesuffix(".png") + f"_page{page + 1}.png"
+
+    for (path, item), instance in zip(source.objects, prediction.instances, strict=True):
+        if item.value is None:
+            files[page_name(path, item.page)] = encode_mask(instance.mask)
+        else:
+            maps.setdefault((path, item.page), {})[item.value] = instance.mask
+    for (path, page), masks in maps.items():
+        files[page_name(path, page)] = encode_map(path, page, masks, max_pixels)
+    return files
 
 
 class MaskFilesJob:
     """Reads one image and its masks; each refined mask becomes `<its name>.png`.
 
+    What the objects in a mask file are, `mask_values` says. Pages become `<its name>_page<n>.png`,
+    an instance map stays one.
+
     Args:
         image: image file; its name is the only key.
-        masks: one file per instance, non-zero is the object.
+        masks: mask files.
         out: folder for the refined masks.
+        max_pixels: refuse larger images and masks.
 
     Raises:
-        ValueError: two masks would get the same name, or a mask would be overwritten.
+        ValueError: two masks would get the same name, or an input would be overwritten.
     """
 
-    def __init__(self, image: Path, masks: Sequence[Path], out: Path) -> None:
-        self.source, self.masks = image, tuple(masks)
+    def __init__(
+        self, image: Path, masks: Sequence[Path], out: Path, *, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self.source, self.masks, self._max_pixels = image, tuple(masks), max_pixels
+        self.remarks: Sequence[str] = ()
         # a folder for each image: the masks of another one are not continued but protected
         digest = hashlib.sha256(str(image.resolve()).encode("utf-8", "surrogateescape"))
         self._out = OutputFolder(out, digest.hexdigest()[:16])
         self.work, self.report = self._out.work, out / f"{image.stem}.report.json"
-        names = [f"{mask.stem}.png" for mask in masks]
+        names = [_name(mask) for mask in masks]
         for mask, name in zip(masks, names, strict=True):
             if names.count(name) > 1:
                 raise ValueError(f"{mask}: expected masks of different names, got {name} twice")
-            for taken in (image, *masks):
-                if (out / name).resolve() == taken.resolve():
-                    raise ValueError(f"{out}: expected another folder than that of {taken}")
         self._names = names
+        refuse_to_overwrite([*(out / name for name in names), self.report], [image, *masks])
 
     def keys(self) -> Sequence[str]:
         """The name of the image."""
@@ -56,16 +145,12 @@ class MaskFilesJob:
 
     def read(self, key: str) -> Loaded:
         """Read the image and the masks."""
-        instances = [Instance(Mask.from_array(read_mask(path)), 0, 1.0) for path in self.masks]
-        photograph = read_image(self.source, usual_size(instances))
-        names = [str(path) for path in self.masks]
-        prediction = as_prediction(photograph.pixels, instances, names)
-        return Loaded(photograph.pixels, prediction, photograph.notes)
+        return read_objects(self.source, self.masks, self._max_pixels)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
-        """Write one PNG per mask."""
-        masks = zip(self._names, prediction.instances, strict=True)
-        return {"files": self._out.write({name: encode_mask(item.mask) for name, item in masks})}
+        """Write a PNG for each mask or map."""
+        files = encode_objects(source, prediction, _name, self._max_pixels)
+        return {"files": self._out.write(files), "left": [asdict(one) for one in source.left]}
 
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """All masks have the content that was written."""
@@ -79,5 +164,9 @@ class MaskFilesJob:
         """Nothing is left to write."""
 
     def existing_output(self) -> Path | None:
-        """The first mask that a run would overwrite."""
-        return self._out.first_existing(self._names)
+        """The first file that a run would overwrite."""
+        return self._out.first_existing([*self._names, self.report.name])
+
+
+def _name(path: Path) -> str:
+    return f"{path.stem}.png"

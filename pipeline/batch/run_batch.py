@@ -13,6 +13,7 @@ from bpr.pipeline.batch.engine import ImageOutcome, RefineEngine, Tell
 from bpr.pipeline.batch.job import ImageJob, Job
 from bpr.pipeline.batch.journal import AnyJournal, OtherSetup, open_journal
 from bpr.pipeline.files import write_atomically
+from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.settings import PatchSettings
 
 JOURNAL = "journal.jsonl"
@@ -24,6 +25,14 @@ class Failure:
 
     image: str
     reason: str
+
+
+@dataclass(frozen=True)
+class LeftInImage:
+    """An object that stays as it is, though its image is done."""
+
+    image: str
+    object: LeftObject
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,9 @@ class BatchProgress:
     failures: tuple[Failure, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)  # of this run, see `Counted`
     stale: tuple[str, ...] = ()  # failed or gone now, but an earlier run's results are there
+    remarks: tuple[str, ...] = ()  # see `ImageJob`
+    left: tuple[LeftInImage, ...] = ()  # objects that stay as they are, of all images that are done
+    instances: int = 0  # of all images that are done, by earlier runs too
 
     @property
     def finished(self) -> int:
@@ -167,8 +179,16 @@ def _run(
     done = set(keys) - failed
     stale = [k for k in journal if k not in done and job.leaves_files(journal.read(k))]
     elapsed = time.perf_counter() - started
-    progress = replace(counts.progress, failures=tuple(failures), stale=tuple(stale))
-    report = _report(header, tally, progress, keys, journal, elapsed)
+    done_entries = _DoneEntries.read(journal, [key for key in keys if key not in failed], tally)
+    progress = replace(
+        counts.progress,
+        failures=tuple(failures),
+        stale=tuple(stale),
+        remarks=tuple(job.remarks),
+        left=tuple(done_entries.left),
+        instances=done_entries.instances,
+    )
+    report = _report(header, tally, progress, done_entries, elapsed)
     write_atomically(job.report, json.dumps(report, indent=1).encode() + b"\n", job.work)
     return progress
 
@@ -197,36 +217,53 @@ class _Counts:
         self._tell(self.progress)
 
 
+@dataclass(eq=False)
+class _DoneEntries:
+    """What the journal says about the images that are done, by earlier runs too."""
+
+    totals: dict[str, int]
+    instances: int = 0
+    left: list[LeftInImage] = field(default_factory=list)
+    notes: list[dict[str, str]] = field(default_factory=list)
+    found_nothing: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, journal: AnyJournal, keys: Sequence[str], tally: Counted) -> _DoneEntries:
+        """Add up the entries, one at a time: they may hold masks."""
+        found = cls(dict.fromkeys(tally.counted, 0))
+        for key in keys:
+            entry = journal.read(key)
+            for name in found.totals:
+                found.totals[name] += entry[name]
+            left = [LeftInImage(key, LeftObject(**one)) for one in entry.get("left", ())]
+            found.instances += entry["instances"]
+            found.left += left
+            found.found_nothing += [key] * (not entry["instances"] and not left)
+            found.notes += [{"image": key, "note": note} for note in entry["notes"]]
+        return found
+
+
 def _report(
     header: Mapping[str, Any],
     tally: Counted,
     progress: BatchProgress,
-    keys: Sequence[str],
-    journal: AnyJournal,
+    done: _DoneEntries,
     elapsed: float,
 ) -> dict[str, Any]:
-    failed = {failure.image for failure in progress.failures}
-    totals = dict.fromkeys(tally.counted, 0)
-    notes, found_nothing = [], []
-    for key in keys:  # the journal may also know images that are no longer there
-        if key not in failed:
-            entry = journal.read(key)
-            for name in totals:
-                totals[name] += entry[name]
-            found_nothing += [key] * (not entry["instances"])
-            notes += [{"image": key, "note": note} for note in entry["notes"]]
     return {
         **header,
         "images": {
             "total": progress.total,
             tally.done: progress.done,
             "already_done": progress.already_done,
-            "failed": len(failed),
+            "failed": len(progress.failures),
         },
-        **totals,
+        **done.totals,
         "elapsed_s": round(elapsed, 3),
         "failures": [asdict(failure) for failure in progress.failures],
         "stale": list(progress.stale),
-        "notes": notes,
-        "found_nothing": found_nothing,
+        "remarks": list(progress.remarks),
+        "left_as_they_are": [{"image": one.image, **asdict(one.object)} for one in progress.left],
+        "notes": done.notes,
+        "found_nothing": done.found_nothing,
     }

@@ -9,10 +9,10 @@ import numpy as np
 
 from bpr._extras import needs_extra
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, ignored_pixels
-from bpr.pipeline.datasets.instance_maps import distinct
 from bpr.pipeline.datasets.png_files import PngFiles
 from bpr.pipeline.datasets.precision_rules import CITYSCAPES
 from bpr.pipeline.formats.images import read_instance_map
+from bpr.pipeline.formats.mask_values import distinct
 from bpr.pipeline.instance import Mask
 
 PATTERN = "*_gtFine_instanceIds.png"

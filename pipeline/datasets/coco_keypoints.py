@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bpr.pipeline.formats.coco import load_json
+from bpr.pipeline.formats.text import load_json
 from bpr.pipeline.instance import Float64Array
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, image_key, unique_keys
+from bpr.pipeline.datasets.coco_images import image_keys
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.datasets.lvis_categories import with_coco_categories
 from bpr.pipeline.datasets.precision_rules import COCO, LVIS, PrecisionRules
 from bpr.pipeline.formats import rle
-from bpr.pipeline.formats.coco import ImageId, load_json
+from bpr.pipeline.formats.coco import ImageId, id_text, parse_images
+from bpr.pipeline.formats.frame import frame_of
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.formats.text import load_json, short
 from bpr.pipeline.instance import Size
 
 
@@ -41,34 +47,28 @@ class CocoTruth:
         if coco_categories:
             content = with_coco_categories(content, str(path))
         self.content: dict[str, Any] = content
-        self.categories: Mapping[int, str] = {
-            _field(item, "id", int, f"{path}, categories, entry {index}"): str(
-                item.get("name", item["id"])
-            )
-            for index, item in enumerate(content["categories"])
+        self.labels, self.categories = _read_categories(content["categories"], path)
+        self._entries = parse_images(path, content)
+        self._images: dict[ImageId, Mapping[str, Any]] = {
+            str(id_text(image["id"])): image for image in content["images"]
         }
-        named = []
-        for index, image in enumerate(content["images"]):
-            _field(image, "id", (int, str), f"{path}, images, entry {index}")
-            name = image.get("file_name") or image.get("coco_url") or str(image["id"])
-            named.append((image_key(str(name)), str(name)))
-        keys = unique_keys(named, str(path))
-        self._images = dict(zip(keys, content["images"], strict=True))
+        self._ids = {key: image_id for image_id, key in image_keys(self._entries).items()}
         self._annotations: dict[ImageId, list[int]] = {}
         for index, item in enumerate(content["annotations"]):
             where = f"{path}, annotations, entry {index}"
-            image_id = _field(item, "image_id", (int, str), where)
-            _field(item, "category_id", int, where)
+            image_id = _id(item, "image_id", where)
+            if image_id not in self._entries:
+                raise ValueError(
+                    f"{path}: expected annotations of the images that it lists, got image_id "
+                    f"{short(item['image_id'])}"
+                )
+            category = _id(item, "category_id", where)
+            if category not in self.labels:
+                raise ValueError(
+                    f"{where}: expected a category_id that the json lists, got "
+                    f"{short(item['category_id'])}"
+                )
             self._annotations.setdefault(image_id, []).append(index)
-        ids = [item["id"] for item in content["annotations"] if "id" in item]
-        if len(ids) not in (0, len(content["annotations"])) or len(set(ids)) != len(ids):
-            raise ValueError(f"{path}: expected annotations with different ids, or none with one")
-        unknown = self._annotations.keys() - {image["id"] for image in content["images"]}
-        if unknown:
-            raise ValueError(
-                f"{path}: expected annotations of the images that it lists, got image_id "
-                f"{sorted(unknown, key=str)[0]!r}"
-            )
 
     @property
     def is_lvis(self) -> bool:
@@ -87,20 +87,30 @@ class CocoTruth:
         return LVIS if self.is_lvis else COCO
 
     def keys(self) -> Sequence[str]:
-        """Stems of the images' file names."""
-        return list(self._images)
+        """Stems of the images' file names; see `image_keys`."""
+        return list(self._ids)
 
     def image_id(self, key: str) -> ImageId:
-        """The `id` of the image."""
-        image_id: ImageId = self._images[key]["id"]
-        return image_id
+        """The `id` of the image, as text."""
+        return self._ids[key]
 
-    def file_names(self) -> dict[ImageId, str]:
-        """File name by image id."""
-        return {
-            image["id"]: str(image.get("file_name") or image.get("coco_url") or image["id"])
-            for image in self._images.values()
-        }
+    def rank(self, key: str) -> tuple[int, str]:
+        """Orders images by their ids: numbers, then texts."""
+        image_id = self._ids[key]
+        is_number = re.fullmatch(r"-?[0-9]{1,18}", image_id) is not None
+        return (int(image_id), "") if is_number else (sys.maxsize, image_id)
+
+    def file_name(self, key: str) -> str | None:
+        """The file of an image; None where the json names none."""
+        return self._entries[self._ids[key]].file_name
+
+    def entry(self, key: str) -> Mapping[str, Any]:
+        """What the json says about an image."""
+        return self._images[self._ids[key]]
+
+    def key_of_ids(self) -> dict[ImageId, str]:
+        """Which of `keys` an image id is: predictions are joined by it."""
+        return {image_id: key for key, image_id in self._ids.items()}
 
     def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
         """The json."""
@@ -109,8 +119,10 @@ class CocoTruth:
     def part(self, keys: Collection[str]) -> CocoTruth:
         """The same with these images alone; annotations keep their numbers."""
         part = copy(self)
-        part._images = {key: self._images[key] for key in keys}
-        ids = [image["id"] for image in part._images.values()]
+        part._ids = {key: self._ids[key] for key in keys}
+        ids = list(part._ids.values())
+        part._images = {image_id: self._images[image_id] for image_id in ids}
+        part._entries = {image_id: self._entries[image_id] for image_id in ids}
         part._annotations = {i: self._annotations[i] for i in ids if i in self._annotations}
         annotations = self.content["annotations"]
         part.content = {
@@ -121,42 +133,78 @@ class CocoTruth:
         return part
 
     def read(self, key: str) -> AnnotatedImage:
-        """The annotations of the image in their order; `iscrowd` ones are regions."""
-        image = self._images[key]
-        where = f"{self.path}, image {image['id']}"
-        size: Size = (_field(image, "height", int, where), _field(image, "width", int, where))
-        annotations = []
-        for index in self._annotations.get(image["id"], []):
-            item = self.content["annotations"][index]
-            segmentation = _without_lines(item.get("segmentation"))
+        """The annotations of the image in their order; `iscrowd` ones are regions.
+
+        Annotations without a mask, or with one that cannot be read, are `left`.
+        """
+        image_id = self._ids[key]
+        items = {index: self.content["annotations"][index] for index in self._of(image_id)}
+        size = self._size(image_id, items.values())
+        annotations, left = [], []
+        for index, item in items.items():
+            segmentation = item.get("segmentation")
+            if not segmentation:
+                left.append(LeftObject(f"annotations, entry {index}", "without a mask", False))
+                continue
             try:
                 mask = rle.decode(segmentation, size)
             except ValueError as error:
-                raise ValueError(f"{self.path}, annotations, entry {index}: {error}") from None
-            label, crowd = item["category_id"], bool(item.get("iscrowd", 0))
-            number = item["id"] if isinstance(item.get("id"), int) else index
-            outlined = segmentation if isinstance(segmentation, list) else []
+                left.append(LeftObject(f"annotations, entry {index}", str(error)))
+                continue
+            label = self.labels[str(id_text(item["category_id"]))]
+            number = item["id"] if type(item.get("id")) is int else index
+            outlined = rle.with_area(segmentation) if isinstance(segmentation, list) else []
             polygons = tuple(np.array(part, np.float64) for part in outlined)
             annotations.append(
-                Annotation(mask=mask, label=label, id=number, is_crowd=crowd, polygons=polygons)
+                Annotation(
+                    mask=mask,
+                    label=label,
+                    id=number,
+                    is_crowd=bool(item.get("iscrowd", 0)),
+                    polygons=polygons,
+                    index=index,
+                )
             )
-        return AnnotatedImage(size, tuple(annotations))
+        return AnnotatedImage(size, tuple(annotations), left=tuple(left))
+
+    def _of(self, image_id: ImageId) -> Sequence[int]:
+        return self._annotations.get(image_id, [])
+
+    def _size(self, image_id: ImageId, items: Iterable[Mapping[str, Any]]) -> Size:
+        """What the json names, turned where the outlines leave that and fit the turned image."""
+        claimed = self._entries[image_id].size
+        if claimed is None:
+            raise ValueError(f"{self.path}, image {image_id}: expected height and width as ints")
+        frame = frame_of(item.get("segmentation") for item in items)
+        turned = (claimed[1], claimed[0])
+        if frame.bitmaps is None and frame.clearly_leaves(claimed) and frame.is_inside(turned):
+            return turned
+        return claimed
 
 
-def _without_lines(segmentation: Any) -> Any:
-    """Polygons of fewer than three points have no area: beside others they are left out.
+def _read_categories(
+    categories: Sequence[Any], path: Path
+) -> tuple[dict[str, int], dict[int, str]]:
+    """The number of each category id, which is the id where all are numbers, and the names."""
+    names: dict[str, str] = {}
+    for index, item in enumerate(categories):
+        category = _id(item, "id", f"{path}, categories, entry {index}")
+        name = str(item.get("name", item["id"]))
+        if names.setdefault(category, name) != name:
+            raise ValueError(
+                f"{path}: expected one name for each category id, but {category} is "
+                f"{names[category]} and {name}"
+            )
+    numbered = {name: int(name) for name in names if re.fullmatch(r"-?[0-9]{1,18}", name)}
+    texts = [name for name in names if name not in numbered]
+    first = max([0, *numbered.values()]) + 1
+    labels = {**numbered, **{name: first + n for n, name in enumerate(texts)}}
+    return labels, {labels[category]: name for category, name in names.items()}
 
-    As detectron2 does; COCO's own labels have some.
-    """
-    if not isinstance(segmentation, list):
-        return segmentation
-    areas = [part for part in segmentation if not (isinstance(part, list) and len(part) < 6)]
-    return areas or segmentation
 
-
-def _field(item: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+def _id(item: Any, name: str, where: str) -> ImageId:
     value = item.get(name) if isinstance(item, dict) else None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        words = "an int" if kind is int else "an int or text"
-        raise ValueError(f"{where}: expected {name} as {words}, got {value!r}")
-    return value
+    text = id_text(value)
+    if text is None:
+        raise ValueError(f"{where}: expected {name} as an int or text, got {short(value)}")
+    return text

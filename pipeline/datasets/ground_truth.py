@@ -10,6 +10,7 @@ from typing import Protocol
 from bpr.pipeline.datasets.precision_rules import PrecisionRules
 from bpr.pipeline.formats.cityscapes import IMAGE_SUFFIX
 from bpr.pipeline.formats.coco import ImageId
+from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.instance import BoolArray, Float64Array, Mask, Size
 
 # What data sets add to the name of an image: the rest says which image it is.
@@ -27,6 +28,8 @@ class Annotation:
     """A region of many objects of the label: nothing to find, and no fault to be in."""
     polygons: tuple[Float64Array, ...] = ()
     """What the mask was drawn from: parts x0, y0, x1, y1, ... in pixels; none of a bitmap."""
+    index: int = 0
+    """Position in the list of its file, where it has one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,7 @@ class AnnotatedImage:
     size: Size
     annotations: tuple[Annotation, ...]
     ignore: BoolArray | None = None  # (H, W), True where nothing is scored; see `ignored_pixels`
+    left: tuple[LeftObject, ...] = ()  # what has no mask, or none that can be read
 
     @property
     def objects(self) -> tuple[Annotation, ...]:
@@ -72,6 +76,9 @@ class GroundTruth(Protocol):
 
     def image_id(self, key: str) -> ImageId | None:
         """What a COCO json calls the image; None in other formats."""
+
+    def file_name(self, key: str) -> str | None:
+        """What the format calls the file of an image; None where it has but the key."""
 
     def files(self, key: str) -> Sequence[Path]:
         """What the annotations of an image are read from."""

@@ -76,10 +76,3 @@ def split_instances(values: InstanceMap) -> list[tuple[int, Mask]]:
         bitmap = values[y0:y1, x0:x1] == value
         instances.append((value, Mask(bitmap, (x0, y0, x1, y1), size)))
     return instances
-
-
-def distinct(values: InstanceMap) -> list[int]:
-    """The values that occur, in order. Counting 16 bits is five times as fast as sorting."""
-    if values.dtype == np.int64:
-        return [int(value) for value in np.unique(values)]
-    return [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]

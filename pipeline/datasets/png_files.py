@@ -34,6 +34,9 @@ class PngFiles:
     def image_id(self, key: str) -> None:
         """There are no ids."""
 
+    def file_name(self, key: str) -> None:
+        """The key is all that is known."""
+
     def files(self, key: str) -> Sequence[Path]:
         """The PNG."""
         return [self._files[key]]

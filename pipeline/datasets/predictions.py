@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol
 from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
 from bpr.pipeline.formats import cityscapes, coco
 from bpr.pipeline.formats.coco import ImageId
-from bpr.pipeline.formats.images import read_mask
+from bpr.pipeline.formats.images import read_masks
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size, size_text
 
 
@@ -77,7 +77,7 @@ class CityscapesPredictions:
 
     def count(self, key: str) -> int:
         """Files that the txt names."""
-        return len(self._parse(key).lines)
+        return len(self._parse(key).check().lines)
 
     def files(self, key: str) -> Sequence[Path]:
         """The txt and its masks; the txt alone where it is damaged."""
@@ -102,7 +102,7 @@ class CityscapesPredictions:
         """
         if key not in self._files:
             return Prediction(size, ())
-        parsed = self._parse(key)
+        parsed = self._parse(key).check()
         instances = cityscapes.read_instances(parsed)
         for line, instance in zip(parsed.lines, instances, strict=True):
             _check_size(instance.mask, size, str(parsed.path.parent / line.file))
@@ -119,7 +119,9 @@ class CocoPredictions:
 
     Args:
         path: of the json.
-        names: file name of each image id.
+        keys: name of each image id in the ground truth, as `CocoTruth.key_of_ids` and
+            `image_keys` give it; None: images are called by their ids.
+        labels: number of each category id; see `coco.read_prediction`.
 
     Raises:
         ValueError: it is no such json.
@@ -128,13 +130,18 @@ class CocoPredictions:
     lists_every_image = False
     has_labels = True
 
-    def __init__(self, path: Path, names: dict[ImageId, str] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        keys: Mapping[ImageId, str] | None,
+        labels: Mapping[str, int] | None = None,
+    ) -> None:
         self._results = coco.load_results(path)
+        self._labels = labels
         self._ids: dict[str, ImageId] = {}
         for image_id in self._results.by_image:
             # without a list of names, files are named by the id, plain or with leading zeros
-            name = str(image_id) if names is None else names.get(image_id, f"image id {image_id}")
-            key = image_key(name) if names is not None and image_id in names else name
+            key = image_id if keys is None else keys.get(image_id, f"image id {image_id}")
             self._ids[key] = image_id
 
     def keys(self) -> Sequence[str]:
@@ -161,7 +168,7 @@ class CocoPredictions:
         image_id = self._ids.get(key, self._ids.get(key.lstrip("0")))
         if image_id is None:
             return Prediction(size, ())
-        return coco.read_prediction(self._results, image_id, size)
+        return coco.read_prediction(self._results, image_id, size, self._labels)
 
 
 class MaskFiles:
@@ -195,9 +202,10 @@ class MaskFiles:
             return Prediction(size, ())
         instances = []
         for path in self._masks:
-            mask = Mask.from_array(read_mask(path))
-            _check_size(mask, size, str(path))
-            instances.append(Instance(mask, 0, 1.0, {"file": path.name}))
+            for item in read_masks(path).objects:
+                mask = Mask.from_array(item.pixels)
+                _check_size(mask, size, str(path))
+                instances.append(Instance(mask, 0, 1.0, {"file": path.name}))
         return Prediction(size, tuple(instances))
 
 
@@ -210,14 +218,18 @@ def _check_size(mask: Mask, size: Size, name: str) -> None:
 
 
 def open_predictions(
-    path: Path, masks: Sequence[Path] | None, names: dict[ImageId, str] | None
+    path: Path,
+    masks: Sequence[Path] | None,
+    keys: Mapping[ImageId, str] | None,
+    labels: Mapping[str, int] | None = None,
 ) -> Predictions:
     """Open predictions of whatever format.
 
     Args:
         path: a Cityscapes folder, a COCO results json, or, with masks, one image.
         masks: mask files of the image.
-        names: file name of each image id of a COCO results json.
+        keys: name of each image id of a COCO results json; see `CocoPredictions`.
+        labels: number of each category id of a COCO results json.
 
     Raises:
         ValueError: nothing is there, or nothing of these.
@@ -233,4 +245,4 @@ def open_predictions(
             f"{path}: expected a folder of <image>_pred.txt files or a COCO results json; "
             "for one image, name its masks with --masks"
         )
-    return CocoPredictions(path, names)
+    return CocoPredictions(path, keys, labels)

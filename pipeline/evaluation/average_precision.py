@@ -31,7 +31,6 @@ from bpr.pipeline.evaluation.pixel_accuracy import (
     mean_accuracy,
     pixel_accuracy,
 )
-from bpr.pipeline.formats.coco import ImageId
 from bpr.pipeline.instance import Prediction
 
 
@@ -51,27 +50,14 @@ class Truths:
     """The annotated images that all runs are judged by."""
 
     records: TruthRecords
-    ids: dict[ImageId, int]  # number of each image id of the json
+    ids: dict[str, int]  # number of each image
     is_needed: bool = True  # the rules of Cityscapes take no records
 
     def add(self, key: str, truth: AnnotatedImage) -> int:
         """Note an image; returns its number."""
         image_id = self.ids.setdefault(key, len(self.ids) + 1)
         if self.is_needed:
-            self.records.add(image_id, truth)
-        return image_id
-
-
-@dataclass(eq=False)
-class CocoTruths(Truths):
-    """As `Truths`, with the ids of a COCO json."""
-
-    truth: CocoTruth = field(kw_only=True)
-
-    def add(self, key: str, truth: AnnotatedImage) -> int:
-        """Note an image; returns its number."""
-        image_id = self.ids[self.truth.image_id(key)]
-        self.records.add(image_id, truth)
+            self.records.add(image_id, truth, key)
         return image_id
 
 
@@ -101,14 +87,9 @@ class AveragePrecisions:
         if not isinstance(truth, CocoTruth):
             by_cityscapes = rules_of(truth, matching.class_agnostic) == CITYSCAPES
             return Truths(TruthRecords(categories), {}, is_needed=not by_cityscapes)
-        ids = [image["id"] for image in truth.content["images"]]
-        # ids stay what they are, because ties of scores go by their order; text is numbered
-        texts = not all(isinstance(image_id, int) for image_id in ids)
-        numbers = {
-            image_id: number if texts else image_id
-            for number, image_id in enumerate(sorted(ids, key=str) if texts else ids, start=1)
-        }
-        return CocoTruths(TruthRecords(categories, truth.content), numbers, truth=truth)
+        # ties of scores go by the order of the numbers: that of the ids
+        numbers = {key: n for n, key in enumerate(sorted(truth.keys(), key=truth.rank), start=1)}
+        return Truths(TruthRecords(categories, truth), numbers)
 
     def add(
         self,
@@ -140,7 +121,7 @@ class AveragePrecisions:
         """Run the evaluators."""
         found = self._precisions(truths)
         if self._keypoints:
-            dataset = truths.records.dataset(truths.ids)
+            dataset = truths.records.dataset()
             if has_keypoints(dataset):
                 values = {**found.values, **keypoint_ap(dataset, self._keypoints)}
                 found = replace(found, values=values)
@@ -154,7 +135,7 @@ class AveragePrecisions:
         if self._cityscapes is not None:
             masks, boundaries = (measure.result() for measure in self._cityscapes)
             return _cityscapes_averages(masks, boundaries)
-        dataset = truths.records.dataset(truths.ids)
+        dataset = truths.records.dataset()
         records = self._records.records
         names = {item["id"]: str(item.get("name", item["id"])) for item in dataset["categories"]}
         if self._rules == LVIS:

@@ -15,9 +15,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from bpr._extras import needs_extra
-from bpr.pipeline.datasets.ground_truth import AnnotatedImage
+from bpr.pipeline.datasets.coco_truth import CocoTruth
+from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.formats import rle
-from bpr.pipeline.formats.coco import ImageId
+from bpr.pipeline.formats.coco import id_text
 from bpr.pipeline.instance import Mask, Prediction
 
 FAMILY = (
@@ -72,20 +73,31 @@ class TruthRecords:
     Args:
         categories: names by id; None: all objects are of category 1.
         source: the json that the annotations come from; its own entries are then used, with
-            their `area`, on which COCO's sizes depend.
+            their `area`, on which COCO's sizes depend. Images, annotations and categories are
+            numbered anew: the evaluators know only numbers.
     """
 
     categories: Mapping[int, str] | None
-    source: Mapping[str, Any] | None = None
+    source: CocoTruth | None = None
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, image_id: int, truth: AnnotatedImage) -> None:
-        """Append an image with its annotations; ignored pixels become a crowd of each label."""
+    def add(self, image_id: int, truth: AnnotatedImage, key: str = "") -> None:
+        """Append an image with its annotations; ignored pixels become a crowd of each label.
+
+        Args:
+            image_id: number of the image.
+            truth: what is in it.
+            key: name of the image in `source`.
+        """
         height, width = truth.size
-        self.images.append({"id": image_id, "height": height, "width": width})
+        image = {"id": image_id, "height": height, "width": width}
         if self.source is not None:
+            self.images.append({**self._checked(self.source, key), **image})
+            for item in truth.annotations:
+                self._append_own(self.source, image_id, item)
             return
+        self.images.append(image)
         for item in truth.annotations:
             label = item.label if self.categories else 1
             self._append(image_id, item.mask, encode(item.mask), label, item.is_crowd)
@@ -95,41 +107,47 @@ class TruthRecords:
             for label in self.categories or [1]:
                 self._append(image_id, ignored, code, label, True)
 
-    def dataset(self, ids: Mapping[ImageId, int]) -> dict[str, Any]:
-        """The data set that the evaluators read.
-
-        Args:
-            ids: number of each image id of `source`.
-        """
+    def dataset(self) -> dict[str, Any]:
+        """The data set that the evaluators read."""
         named = self.categories or {1: "object"}
         categories: list[dict[str, Any]] = [{"id": key, "name": named[key]} for key in named]
-        if self.source is None:
-            return {
-                "images": self.images,
-                "annotations": self.annotations,
-                "categories": categories,
+        if self.source is not None and self.categories is not None:
+            categories = [
+                {**item, "id": self.source.labels[str(id_text(item["id"]))]}
+                for item in self.source.content["categories"]
+            ]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+    def _checked(self, source: CocoTruth, key: str) -> dict[str, list[int]]:
+        """The categories that LVIS says of an image: which were looked for, and how well."""
+        said = source.entry(key)
+        return {
+            name: [source.labels[str(id_text(label))] for label in said[name]]
+            for name in ("neg_category_ids", "not_exhaustive_category_ids")
+            if isinstance(said.get(name), list)
+        }
+
+    def _append_own(self, source: CocoTruth, image_id: int, item: Annotation) -> None:
+        """The entry of the json itself: its area decides about the sizes of COCO.
+
+        LVIS has no iscrowd, and hand-made jsons often neither id nor area.
+        """
+        own = source.content["annotations"][item.index]
+        segmentation = own["segmentation"]
+        if isinstance(segmentation, list):
+            segmentation = rle.with_area(segmentation)
+        area = own.get("area")
+        self.annotations.append(
+            {
+                "iscrowd": 0,
+                **own,
+                "id": len(self.annotations) + 1,  # pycocotools takes id 0 as missed
+                "image_id": image_id,
+                "category_id": item.label if self.categories is not None else 1,
+                "segmentation": segmentation,
+                "area": area if isinstance(area, (int, float)) else item.mask.area,
             }
-        kept = {image["id"] for image in self.images}
-        sizes = {image["id"]: (image["height"], image["width"]) for image in self.images}
-        annotations = []
-        for number, item in enumerate(self.source["annotations"], start=1):
-            if ids[item["image_id"]] in kept:
-                # LVIS has no iscrowd, and hand-made jsons often neither id nor area
-                same = {"id": number, "iscrowd": 0, **item, "image_id": ids[item["image_id"]]}
-                if "area" not in same:
-                    size = sizes[same["image_id"]]
-                    same["area"] = rle.decode(same["segmentation"], size).area
-                if self.categories is None:
-                    same["category_id"] = 1
-                annotations.append(same)
-        images = [
-            {**image, "id": ids[image["id"]]}
-            for image in self.source["images"]
-            if ids[image["id"]] in kept
-        ]
-        if self.categories is not None:
-            categories = self.source["categories"]
-        return {"images": images, "annotations": annotations, "categories": categories}
+        )
 
     def _append(
         self, image_id: int, mask: Mask, code: dict[str, Any], label: int, crowd: bool

@@ -15,7 +15,7 @@ from bpr.pipeline.evaluation.ceiling import ceiling
 from bpr.pipeline.evaluation.comparison import ScoreTable
 from bpr.pipeline.evaluation.inputs import AFTER, CEILING, EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import Match, Matching, match
-from bpr.pipeline.evaluation.result import ObjectInfo, Picture, RunResult
+from bpr.pipeline.evaluation.result import LeftOut, ObjectInfo, Picture, RunResult
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, Scores, score
 from bpr.pipeline.instance import Instance, Prediction, UInt8Array
 from bpr.pipeline.metrics import mask_iou
@@ -55,6 +55,7 @@ class Collected:
         self.num_crowds = 0
         self.num_ignored_images = 0
         self.unlike_images = 0
+        self.left_out: list[LeftOut] = []
         self.gains = _Largest(settings.num_pictures)
         self.losses = _Largest(settings.num_pictures)
         self._labels: set[int] = set()
@@ -78,6 +79,9 @@ class Collected:
         self.num_ignored_images += truth.ignore is not None
         self.num_crowds += len(truth.annotations) - len(truth.objects)
         self.objects += [ObjectInfo(item.key, a.id, a.label, a.mask.area) for a in truth.objects]
+        self.left_out += [
+            LeftOut(item.key, one.name, one.reason, one.is_damaged) for one in truth.left
+        ]
         self._labels |= {instance.label for instance in base.instances}
         self._labels |= {instance.label for instance in prediction.instances}
         image_id = self._truth_records.add(item.key, truth)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage
 from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.photographs import find_photograph, read_photograph
 from bpr.pipeline.evaluation.average_precision import rules_of
 from bpr.pipeline.evaluation.collect import Collected, ComparedImage
 from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.result import Evaluation, FailedImage
 from bpr.pipeline.formats.cityscapes import image_stems
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import UInt8Array, size_text
+from bpr.pipeline.instance import UInt8Array
 from bpr.pipeline.threads import map_ahead
 
 READERS = 2  # threads that decode masks and images
@@ -75,6 +75,7 @@ def evaluate(
         failures=tuple(failures),
         without_prediction=tuple(join.without_prediction),
         without_truth=tuple(join.without_truth),
+        left_out=tuple(collected.left_out),
     )
 
 
@@ -138,7 +139,7 @@ def _reader(inputs: EvaluationInputs) -> Callable[[str], ComparedImage]:
 
 def _image(inputs: EvaluationInputs, key: str, truth: AnnotatedImage) -> UInt8Array:
     assert inputs.images is not None
-    return find_image(inputs.images, key, truth.size)
+    return read_photograph(find_photograph(inputs.images, inputs.truth, key), truth.size)
 
 
 def find_image(images: ImageIndex, key: str, size: tuple[int, int]) -> UInt8Array:
@@ -147,11 +148,4 @@ def find_image(images: ImageIndex, key: str, size: tuple[int, int]) -> UInt8Arra
     Raises:
         ValueError: it is missing, unreadable or of another size.
     """
-    path = images.find(image_stems(key))
-    pixels = read_image(path, size).pixels
-    if pixels.shape[:2] != size:
-        raise ValueError(
-            f"{path}: expected an image of the size of its ground truth, "
-            f"{size_text(size)}, got {size_text((pixels.shape[0], pixels.shape[1]))}"
-        )
-    return pixels
+    return read_photograph(images.find(image_stems(key)), size)

@@ -6,9 +6,11 @@ its meaning makes a new one. `docs/evaluation.md` describes it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +69,7 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
                 "images_without_prediction": list(evaluation.without_prediction),
                 "predictions_without_ground_truth": list(evaluation.without_truth),
                 "images_with_other_instances_after": evaluation.unlike_images,
+                "annotations_left_out": [asdict(item) for item in evaluation.left_out],
             },
             "base": evaluation.base.name,
             "focus": evaluation.focus,
@@ -78,6 +81,15 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
         }
     )
     return content
+
+
+def is_own_report(path: Path) -> bool:
+    """Whether a file is a report of `bpr evaluate`, which the next one may replace."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and str(content.get("schema", "")).startswith("bpr.evaluate/")
 
 
 def category_name(evaluation: Evaluation, label: int) -> str:

@@ -62,6 +62,16 @@ class FailedImage:
     reason: str
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """An annotation without a mask, or with one that cannot be read."""
+
+    image: str
+    annotation: str  # where it stands
+    reason: str
+    is_damaged: bool
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
     """Everything that was found."""
@@ -82,6 +92,7 @@ class Evaluation:
     failures: tuple[FailedImage, ...]  # images left out of every figure
     without_prediction: tuple[str, ...]  # scored as if nothing was predicted
     without_truth: tuple[str, ...]  # predictions that nothing says anything about
+    left_out: tuple[LeftOut, ...] = ()  # annotations that count nowhere
 
     @property
     def base(self) -> RunResult:
@@ -95,4 +106,5 @@ class Evaluation:
     @property
     def is_complete(self) -> bool:
         """Every image had its predictions, and every prediction its image."""
-        return not (self.failures or self.without_prediction or self.without_truth)
+        is_damaged = any(item.is_damaged for item in self.left_out)
+        return not (self.failures or self.without_prediction or self.without_truth or is_damaged)

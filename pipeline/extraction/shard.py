@@ -167,6 +167,11 @@ def _kept_of_image(shard: Shard, position: int, tally: _Tally) -> Iterator[KeptI
         tally.failures.append(FailedImage(key, str(error)))
         logger.info("%s, image %s: %s", shard.name, key, error)
         return
+    tally.failures += [
+        FailedImage(key, f"{one.name} left out: {one.reason}")
+        for one in image.left
+        if one.is_damaged
+    ]
     tally.images += 1
     kept = 0
     for instance in patched_instances(image, settings.patches, settings.min_iou):

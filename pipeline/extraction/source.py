@@ -9,19 +9,23 @@ from zlib import crc32
 
 import numpy as np
 
-from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, GroundTruth
+from bpr.pipeline.datasets.ground_truth import Annotation, GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.datasets.photographs import (
+    find_photograph,
+    photograph_names,
+    read_photograph,
+)
 from bpr.pipeline.datasets.predictions import Predictions
 from bpr.pipeline.datasets.simulate import simulate_coarse_mask
 from bpr.pipeline.extraction.pairing import Pair, best_pair
 from bpr.pipeline.files import stamp
-from bpr.pipeline.formats.cityscapes import image_stems
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import BoolArray, Instance, Mask, UInt8Array, grow, size_text
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.instance import BoolArray, Instance, Mask, UInt8Array, grow
 from bpr.pipeline.metrics import mask_iou
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PairedImage:
     """An image with its coarse masks and what they should have been."""
 
@@ -29,6 +33,7 @@ class PairedImage:
     pixels: UInt8Array  # (H, W, 3) RGB
     pairs: tuple[Pair, ...]  # in the order of the predictions, or of the annotations
     ignore: BoolArray | None  # (H, W), True where nobody knows the truth
+    left: tuple[LeftObject, ...] = ()  # of the ground truth: without a mask that can be read
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +79,7 @@ class Source:
 
     def part(self, keys: Collection[str]) -> Source:
         """The same with these images alone: small to send to another process."""
-        stems = [stem for key in keys for stem in image_stems(key)]
+        names = [name for key in keys for name in photograph_names(self.truth, key)]
         predictions = self.predictions
         if predictions is not None:
             predictions = predictions.part([self._prediction_keys[key] for key in keys])
@@ -82,7 +87,7 @@ class Source:
             self,
             truth=self.truth.part(keys),
             predictions=predictions,
-            images=self.images.part(stems),
+            images=self.images.part(names),
         )
 
     def stamp(self, key: str) -> str:
@@ -91,7 +96,7 @@ class Source:
         if self.predictions is not None:
             files += self.predictions.files(self._prediction_keys[key])
         try:
-            files.append(self.images.find(image_stems(key)))
+            files.append(find_photograph(self.images, self.truth, key))
         except ValueError as error:
             return str(error)
         return " ".join(stamp(file) for file in files)
@@ -119,11 +124,12 @@ class Source:
             pairs = [
                 best_pair(instance, truth, self.class_agnostic) for instance in prediction.instances
             ]
-        path = self.images.find(image_stems(key))
-        pixels = read_image(path, truth.size).pixels
-        _check_size(pixels, truth, str(path))
+        path = find_photograph(self.images, self.truth, key)
+        pixels = read_photograph(path, truth.size)
         name = path.relative_to(self.images.folder).as_posix()
-        return PairedImage(name, pixels, tuple(pairs), truth.ignore)
+        return PairedImage(
+            name=name, pixels=pixels, pairs=tuple(pairs), ignore=truth.ignore, left=truth.left
+        )
 
     @cached_property
     def _prediction_keys(self) -> Mapping[str, str]:
@@ -140,15 +146,6 @@ class Source:
                     found[key] = name
                     break
         return found
-
-
-def _check_size(pixels: UInt8Array, truth: AnnotatedImage, name: str) -> None:
-    size = (pixels.shape[0], pixels.shape[1])
-    if size != truth.size:
-        raise ValueError(
-            f"{name}: expected an image of the size of its ground truth, {size_text(truth.size)}, "
-            f"got {size_text(size)}"
-        )
 
 
 def _simulated(annotation: Annotation, seed: list[int]) -> Pair:

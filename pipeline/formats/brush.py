@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bpr.pipeline.formats.rle import short
+from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Mask, Size
 
 _CHANNELS = 4

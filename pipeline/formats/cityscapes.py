@@ -10,13 +10,15 @@ import io
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from bpr.pipeline.files import find_files
-from bpr.pipeline.formats.images import encode_mask, read_mask
+from bpr.pipeline.formats.images import encode_mask, read_masks
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.formats.text import read_text
 from bpr.pipeline.instance import Instance, Mask, Prediction
 
 SUFFIX = "_pred.txt"
@@ -30,6 +32,7 @@ class PredictionLine:
     file: str  # relative to the folder of the txt
     label: int
     score: float
+    number: int = 1  # of the line in the txt
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,17 @@ class PredictionFile:
     path: Path
     content: bytes  # the txt as it is, to be written again unchanged
     lines: tuple[PredictionLine, ...]
+    left: tuple[LeftObject, ...] = ()  # lines that cannot be read
+
+    def check(self) -> PredictionFile:
+        """The same, for who needs every line.
+
+        Raises:
+            ValueError: a line cannot be read.
+        """
+        for one in self.left:
+            raise ValueError(f"{self.path}, {one.name}: {one.reason}")
+        return self
 
 
 def find_prediction_files(folder: Path) -> list[Path]:
@@ -69,64 +83,70 @@ def image_stems(name: str) -> list[str]:
 
 
 def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
-    """Read a txt without its masks.
+    """Read a txt without its masks. Lines that are not `file label score` are `left`.
 
     Args:
         path: of the txt.
         folder: of the whole prediction; masks must lie inside.
 
     Raises:
-        ValueError: a line is not `file label score`, or its file leaves the folder.
+        ValueError: it is no text.
     """
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")  # some editors on Windows begin with a mark
-    except OSError as error:
-        raise ValueError(f"{path}: expected a readable file, got: {error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: expected text in UTF-8, got other bytes") from None
+    content, text = read_text(path)
     inside = os.path.dirname(path.relative_to(folder).as_posix())
-    lines = []
+    lines, left = [], []
     for number, row in enumerate(io.StringIO(text, newline=None), start=1):
-        words = row.split()
-        if not words:
+        if not row.split():
             continue
-        where = f"{path}, line {number}"
-        if len(words) != 3:
-            raise ValueError(f"{where}: expected 'file label score', got {row.strip()!r}")
-        # by name, not by following links: masks that are links to another disk are fine
-        if os.path.isabs(words[0]) or _leaves(os.path.join(inside, words[0])):
-            raise ValueError(
-                f"{where}: expected a file inside {folder}, named relative to the txt, "
-                f"got {words[0]!r}"
-            )
-        # our own files in the output: the journal's folder, the report, the txts
-        parts = Path(words[0]).parts
-        if ".bpr" in parts or words[0].endswith((".txt", ".json")):
-            raise ValueError(f"{where}: expected the name of a mask image, got {words[0]!r}")
-        label = _number(words[1], f"{where}: expected a label id")
-        if label != int(label):
-            raise ValueError(f"{where}: expected a label id (integer), got {words[1]!r}")
-        score = _number(words[2], f"{where}: expected a score")
-        lines.append(PredictionLine(words[0], int(label), score))
-    return PredictionFile(path, content, tuple(lines))
+        try:
+            lines.append(_parse_line(row, inside, folder, number))
+        except ValueError as error:
+            left.append(LeftObject(f"line {number}", str(error)))
+    return PredictionFile(path, content, tuple(lines), tuple(left))
+
+
+def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionLine:
+    words = row.split()
+    if len(words) != 3:
+        raise ValueError(f"expected 'file label score', got {row.strip()!r}")
+    # by name, not by following links: masks that are links to another disk are fine
+    if os.path.isabs(words[0]) or _leaves(os.path.join(inside, words[0])):
+        raise ValueError(
+            f"expected a file inside {folder}, named relative to the txt, got {words[0]!r}"
+        )
+    # our own files in the output: the journal's folder, the report, the txts
+    parts = Path(words[0]).parts
+    if ".bpr" in parts or words[0].endswith((".txt", ".json")):
+        raise ValueError(f"expected the name of a mask image, got {words[0]!r}")
+    label = _number(words[1], "expected a label id")
+    if label != int(label):
+        raise ValueError(f"expected a label id (integer), got {words[1]!r}")
+    score = _number(words[2], "expected a score")
+    return PredictionLine(words[0], int(label), score, number)
+
+
+def read_instance(file: PredictionFile, line: PredictionLine) -> tuple[Instance, Sequence[str]]:
+    """Read the mask of a line; it may have another size than others: see `as_prediction`.
+
+    Returns:
+        The instance, and what was guessed about its mask.
+
+    Raises:
+        ValueError: the mask is missing or broken, or holds several objects.
+    """
+    path = file.path.parent / line.file
+    masks = read_masks(path)
+    mask = Mask.from_array(masks.only(path))
+    return Instance(mask, line.label, line.score, {"file": line.file}), masks.notes
 
 
 def read_instances(file: PredictionFile) -> tuple[Instance, ...]:
-    """Read the masks of a txt, in its order. They may differ in size: see `as_prediction`.
+    """Read the masks of a txt, in its order.
 
     Raises:
-        ValueError: a mask is missing or broken.
+        ValueError: a line or a mask is missing or broken.
     """
-    return tuple(
-        Instance(
-            Mask.from_array(read_mask(file.path.parent / line.file)),
-            line.label,
-            line.score,
-            {"file": line.file},
-        )
-        for line in file.lines
-    )
+    return tuple(read_instance(file, line)[0] for line in file.check().lines)
 
 
 def encode_prediction(file: PredictionFile, prediction: Prediction) -> dict[str, bytes]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.formats.text import kind_of, load_json, short
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
-ImageId = int | str
+ImageId = str
+"""An id as text: ids of any type are names, and 1, 1.0 and "1" are one name."""
+
+CROWD = "a crowd (iscrowd): --include-crowds refines it"
+NO_MASK = "without a mask"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CocoResults:
     """A results file: its records as they came, grouped by image.
 
@@ -28,13 +36,19 @@ class CocoResults:
     strays: Mapping[int, str]  # position of an entry without an image -> what is wrong with it
     data_set: Mapping[str, Any] | None = None
     """Of a data set's own labels, everything but the annotations; None of results."""
+    kept: Mapping[int, str] = field(default_factory=dict)
+    """Position of an entry that is nothing to refine -> why."""
 
     def part(self, image_ids: Iterable[ImageId]) -> CocoResults:
         """The results of these images alone; records keep their positions."""
         by_image = {image_id: self.by_image[image_id] for image_id in image_ids}
         positions = [index for found in by_image.values() for index in found]
         records = {index: self.records[index] for index in positions}
-        return CocoResults(self.path, records, by_image, {})
+        return CocoResults(path=self.path, records=records, by_image=by_image, strays={})
+
+    def segmentations(self, image_id: ImageId) -> Iterator[Any]:
+        """The segmentations of an image, as the json has them."""
+        return (self.records[index].get("segmentation") for index in self.by_image[image_id])
 
 
 def load_results(path: Path) -> CocoResults:
@@ -46,76 +60,110 @@ def load_results(path: Path) -> CocoResults:
     return _group_results(path, load_json(path))
 
 
-def load_results_or_labels(path: Path) -> CocoResults:
+def load_results_or_labels(path: Path, include_crowds: bool = False) -> CocoResults:
     """Read a results json, or the labels of a data set: an object with annotations and images.
 
-    Annotations of crowds, and those without a mask, belong to no image: they are only kept.
+    Annotations of crowds, and those without a mask, belong to no image: they are `kept`.
+
+    Args:
+        path: of the json.
+        include_crowds: whether crowds are objects like others: CVAT marks its masks so.
 
     Raises:
         ValueError: neither of the two.
     """
     content = load_json(path)
-    if not isinstance(content, dict):
-        return _group_results(path, content)
-    annotations = content.get("annotations")
+    if isinstance(content, list):
+        annotations, data_set = content, None
+    else:
+        annotations, data_set = _labels(path, content)
+    kept = {}
+    for index, record in enumerate(annotations):
+        if isinstance(record, dict) and id_text(record.get("image_id")) is not None:
+            if record.get("iscrowd") and not include_crowds:
+                kept[index] = CROWD
+            elif not record.get("segmentation"):
+                kept[index] = NO_MASK
+    return replace(_group_results(path, annotations, kept), data_set=data_set)
+
+
+def _labels(path: Path, content: Any) -> tuple[list[Any], dict[str, Any]]:
+    annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not isinstance(content.get("images"), list):
         raise ValueError(
             f"{path}: expected COCO results (a json list of instances), or a data set's labels "
-            "(an object with lists 'images' and 'annotations'), got another object"
+            f"(an object with lists 'images' and 'annotations'), got another json "
+            f"{kind_of(content)}"
         )
-    refinable = {index: record for index, record in enumerate(annotations) if not _is_kept(record)}
-    grouped = _group_results(path, list(refinable.values()))
-    positions = list(refinable)
-    return CocoResults(
-        path,
-        dict(enumerate(annotations)),
-        {key: tuple(positions[i] for i in found) for key, found in grouped.by_image.items()},
-        {positions[i]: reason for i, reason in grouped.strays.items()},
-        {name: value for name, value in content.items() if name != "annotations"},
-    )
+    if any(isinstance(item, dict) and "segments_info" in item for item in annotations):
+        raise ValueError(
+            f"{path}: this is COCO panoptic, whose masks are in PNGs: name the folder of the PNGs "
+            "as PRED; each colour is refined, and stays the colour of its segment"
+        )
+    return annotations, {name: value for name, value in content.items() if name != "annotations"}
 
 
-def _is_kept(annotation: Any) -> bool:
-    return isinstance(annotation, dict) and bool(
-        annotation.get("iscrowd") or not annotation.get("segmentation")
-    )
+def id_text(value: Any) -> ImageId | None:
+    """An id as a name; None for what cannot be an id."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what pandas makes of ids
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    try:
+        return str(value) if isinstance(value, (int, float, str)) else None
+    except ValueError:  # an int of thousands of digits
+        return None
 
 
-def _group_results(path: Path, content: Any) -> CocoResults:
+def _group_results(path: Path, content: Any, kept: Mapping[int, str] | None = None) -> CocoResults:
     if not isinstance(content, list):
         raise ValueError(
-            f"{path}: expected COCO results (a json list of instances), got a json {_kind(content)}"
+            f"{path}: expected COCO results (a json list of instances), got a json "
+            f"{kind_of(content)}"
         )
     by_image: dict[ImageId, list[int]] = {}
     strays = {}
     for index, record in enumerate(content):
-        image_id = record.get("image_id") if isinstance(record, dict) else None
-        if isinstance(image_id, float) and image_id.is_integer():
-            image_id = int(image_id)  # what pandas makes of ids
-        if not isinstance(image_id, (int, str)) or isinstance(image_id, bool):
+        if kept is not None and index in kept:
+            continue
+        raw = record.get("image_id") if isinstance(record, dict) else record
+        image_id = id_text(raw) if isinstance(record, dict) else None
+        if image_id is None:
             strays[index] = (
                 f"{path}, entry {index}: expected an object with an image_id (int or text), "
-                f"got {_kind(record) if not isinstance(record, dict) else repr(image_id)}"
+                f"got {short(raw) if isinstance(record, dict) else kind_of(record)}"
             )
         else:
             by_image.setdefault(image_id, []).append(index)
     positions = {key: tuple(value) for key, value in by_image.items()}
-    return CocoResults(path, dict(enumerate(content)), positions, strays)
+    return CocoResults(
+        path=path,
+        records=dict(enumerate(content)),
+        by_image=positions,
+        strays=strays,
+        kept=kept or {},
+    )
 
 
 @dataclass(frozen=True)
 class ImageEntry:
     """What a COCO json says about an image file."""
 
-    file_name: str
+    raw_id: Any  # as the json has it
+    file_name: str | None  # else the last part of coco_url or flickr_url; None without any
     size: Size | None  # (height, width), where it says so
+
+    def __str__(self) -> str:
+        return self.file_name or "an image without file_name"
 
 
 def load_images(path: Path) -> dict[ImageId, ImageEntry]:
     """The file of each image id, from any COCO json with `images`.
 
     Raises:
-        ValueError: the json has no list `images` of objects with id and file_name.
+        ValueError: the json has no list `images` of objects with an id, or one id with two files.
     """
     return parse_images(path, load_json(path))
 
@@ -127,35 +175,100 @@ def parse_images(path: Path, content: Any) -> dict[ImageId, ImageEntry]:
         raise ValueError(f"{path}: expected a COCO json with a list 'images', found none")
     entries: dict[ImageId, ImageEntry] = {}
     for index, image in enumerate(images):
-        try:
-            size = (image.get("height"), image.get("width"))
-            known = isinstance(size[0], int) and isinstance(size[1], int)
-            entries[image["id"]] = ImageEntry(str(image["file_name"]), size if known else None)
-        except (TypeError, KeyError, AttributeError):
+        raw_id = image.get("id") if isinstance(image, dict) else None
+        image_id = id_text(raw_id)
+        if image_id is None:
             raise ValueError(
-                f"{path}, images, entry {index}: expected an object with id and file_name"
-            ) from None
+                f"{path}, images, entry {index}: expected an object with an id (int or text), got "
+                f"{short(raw_id) if isinstance(image, dict) else kind_of(image)}"
+            )
+        sides = (_side(image.get("height")), _side(image.get("width")))
+        size = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
+        entry = ImageEntry(raw_id, _file_name(image), size)
+        known = entries.setdefault(image_id, entry)
+        if (known.file_name, known.size) != (entry.file_name, entry.size):
+            raise ValueError(
+                f"{path}: expected one file for each image id, but id {image_id} belongs to "
+                f"{known} and to {entry}"
+            )
     return entries
 
 
-def read_prediction(results: CocoResults, image_id: ImageId, size: Size) -> Prediction:
-    """Decode the instances of one image.
+def _file_name(image: Mapping[str, Any]) -> str | None:
+    if name := image.get("file_name"):
+        return str(name)
+    for field_name in ("coco_url", "flickr_url"):
+        if url := image.get(field_name):
+            return PurePosixPath(urlsplit(str(url)).path).name or None
+    return None
+
+
+def _side(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def read_instances(
+    results: CocoResults, image_id: ImageId, size: Size
+) -> tuple[dict[int, Instance], list[LeftObject]]:
+    """Decode the instances of one image that can be decoded.
+
+    Refining needs no category and no score: what is no number counts as label 0 and score 1, and
+    stays in the record as it is.
 
     Args:
         results: from `load_results`.
         image_id: one of its images.
         size: (height, width) of the image file.
 
+    Returns:
+        The instances by their position in the file, and the entries that cannot be decoded.
+    """
+    instances, left = {}, []
+    for index in results.by_image[image_id]:
+        record = results.records[index]
+        try:
+            mask = rle.decode(record.get("segmentation"), size)
+        except ValueError as error:
+            left.append(LeftObject(f"entry {index}", str(error)))
+            continue
+        label = id_text(record.get("category_id"))
+        number = int(label) if label is not None and re.fullmatch(r"-?[0-9]{1,18}", label) else 0
+        try:
+            score = _number(record, "score", 1.0)
+        except ValueError:
+            score = 1.0
+        instances[index] = Instance(mask, number, score, record)
+    return instances, left
+
+
+def read_prediction(
+    results: CocoResults,
+    image_id: ImageId,
+    size: Size,
+    labels: Mapping[str, int] | None = None,
+) -> Prediction:
+    """Decode all instances of one image, with their categories and scores.
+
+    Args:
+        results: from `load_results`.
+        image_id: one of its images.
+        size: (height, width) of the image file.
+        labels: number of each category id, as text, where ids are not all ints.
+
     Raises:
-        ValueError: an entry has no segmentation, one of another size, or a score or
-            category_id that is no number.
+        ValueError: an entry has no segmentation, one of another size, a score that is no number,
+            or a category_id that is none.
     """
     instances = []
     for index in results.by_image[image_id]:
         record = results.records[index]
         try:
             mask = rle.decode(record.get("segmentation"), size)
-            label = int(_number(record, "category_id", 0))
+            label = _label(record, labels or {})
             score = _number(record, "score", 1.0)
         except ValueError as error:
             raise ValueError(f"{results.path}, entry {index}: {error}") from None
@@ -190,7 +303,7 @@ def refined_record(
     return {**record, **new}
 
 
-def detected_record(image_id: ImageId, instance: Instance) -> dict[str, Any]:
+def detected_record(image_id: Any, instance: Instance) -> dict[str, Any]:
     """An entry of a results json for a new instance.
 
     It has no bbox: pycocotools would take the area of the instance from it, not from the mask.
@@ -218,19 +331,13 @@ def encode_results(
     yield closing
 
 
-def load_json(path: Path) -> Any:
-    """Read a json file.
-
-    Raises:
-        ValueError: missing or not json; the message names file and line.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise ValueError(f"{path}: expected a readable json file, got: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not json, not UTF-8, endless numbers
-        raise ValueError(f"{path}: expected json, got: {error}") from None
+def _label(record: Mapping[str, Any], labels: Mapping[str, int]) -> int:
+    name = id_text(record.get("category_id", 0))
+    if name is not None and name in labels:
+        return labels[name]
+    if name is None or not re.fullmatch(r"-?[0-9]{1,18}", name):
+        raise ValueError(f"category_id: expected a number, got {short(record.get('category_id'))}")
+    return int(name)
 
 
 def _number(record: Mapping[str, Any], name: str, default: float) -> float:
@@ -240,11 +347,5 @@ def _number(record: Mapping[str, Any], name: str, default: float) -> float:
     except OverflowError:  # an int of hundreds of digits
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name}: expected a number, got {rle.short(value)}")
+        raise ValueError(f"{name}: expected a number, got {short(value)}")
     return number
-
-
-def _kind(value: Any) -> str:
-    return {dict: "object", list: "list", str: "text", type(None): "null"}.get(
-        type(value), "number"
-    )

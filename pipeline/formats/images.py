@@ -13,17 +13,38 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from zlib_ng import zlib_ng
 
+from bpr.pipeline.formats import mask_values
+from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.instance import BoolArray, Mask, Size, UInt8Array
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+_ENDINGS = {  # of each of Pillow's formats
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+}
+if not features.check("avif"):
+    del _ENDINGS["AVIF"]
 
 # Pillow knows some sixty more; its PostScript reader starts a program
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+_FORMATS = tuple(_ENDINGS)
+
+IMAGE_SUFFIXES = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
+"""Endings, in small letters, of the files that are taken for images, maps and masks."""
+
+MAX_PIXELS = 2**30
+"""Pixels of the largest image that a command reads unless it is told otherwise: 3 GB as RGB."""
+
 # what Pillow's decoders raise on damaged files
 _DECODER_ERRORS = (
     OSError,
@@ -39,13 +60,14 @@ _DECODER_ERRORS = (
 _CHANGING_WARNINGS = threading.Lock()
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ONE_CHANNEL = _SIXTEEN_BIT_GREY | {"L", "P", "1"}
+_FULL_RANGE = 2**15  # of 2**16 values; what uses less is stretched
 _ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})  # these swap width and height
 
 
 InstanceMap = npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.int64]
 """(H, W); each value but 0 names an instance."""
 
-IGNORE = 255
+IGNORE = mask_values.IGNORED
 """In 8-bit instance maps: pixels that nobody could label."""
 
 
@@ -64,7 +86,7 @@ ImageFile = Path | NamedFile
 
 
 class TooManyPixels(ValueError):
-    """An image so large that Pillow takes it for an attack."""
+    """An image with more pixels than its reader allows."""
 
 
 @dataclass(frozen=True)
@@ -81,101 +103,257 @@ class Photograph:
 
     pixels: UInt8Array  # (H, W, 3) RGB
     notes: tuple[str, ...]  # what had to be done to get there, in words
+    stored: Size  # (height, width) of the file, before any EXIF orientation
+
+    @property
+    def size(self) -> Size:
+        """(height, width)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def read_header(path: ImageFile) -> Header:
     """Type and size of an image file, told by its content, at a cost that does not follow the size.
 
     Raises:
-        ValueError: the file is missing or not an image (TooManyPixels: or one of absurd size).
+        ValueError: the file is missing or not an image.
     """
     with _explained(path):
         with _quiet():
-            file = Image.open(_openable(path), formats=_FORMATS)
+            file = _open(path)
         with file:
             return Header(file.format or "", (file.height, file.width))
 
 
-def read_image(path: ImageFile, mask_size: Size | None = None) -> Photograph:
+def read_image(
+    path: ImageFile, frame: Frame | None = None, max_pixels: int = MAX_PIXELS
+) -> Photograph:
     """Read an image file as 8-bit RGB.
 
-    Grey is repeated, CMYK converted, 16 bits shifted to 8, alpha dropped. EXIF orientation is
-    applied, as OpenCV does, unless only the stored orientation fits the masks (in TIFF it is
-    always applied). All but grey leave a note.
+    Grey is repeated, CMYK converted, alpha dropped. Of 16 bits the upper 8 are used where they
+    hold the picture; values that use less than half of their range (12 bits, thermal cameras)
+    are stretched between their percentiles 0.1 and 99.9. EXIF orientation is applied, as OpenCV
+    does, unless the masks fit only the stored pixels (in TIFF it is always applied). Of several
+    pages the first is read. All but grey leave a note.
 
     Args:
-        path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF, whatever the name's ending.
-        mask_size: (height, width) of the masks that belong to the image, where known; it decides
+        path: an image of one of the formats of `IMAGE_SUFFIXES`, whatever the name's ending.
+        frame: what the masks of the image say about its size, where there are any; it decides
             about the orientation only.
+        max_pixels: refuse larger images, before they are decoded.
 
     Raises:
-        ValueError: the file is missing, truncated or not an image.
+        ValueError: the file is missing, truncated or not an image (TooManyPixels: too large).
     """
-    loaded = _load(path)
+    loaded = _load_page(path, max_pixels=max_pixels)
     file, turn = loaded.file, loaded.orientation
     if file.mode == "F":
         raise ValueError(f"{path}: expected 8 or 16 bits per channel, got floating point")
     notes = []
     with _explained(path):  # a damaged palette shows only now
-        pixels = _to_rgb(file)
+        pixels, stretched = _to_rgb(loaded, path)
         has_alpha = file.has_transparency_data
     if loaded.is_sixteen_bit:
-        notes.append("16 bits per channel: the upper 8 are used")
+        notes.append(stretched or "16 bits per channel: the upper 8 are used")
+    if loaded.num_pages > 1:
+        notes.append(f"the first of {loaded.num_pages} pages is used")
     if has_alpha:
         notes.append("alpha channel dropped")
     if file.mode == "CMYK":
         notes.append("CMYK converted to RGB without a colour profile")
+    stored = (file.height, file.width)
     if loaded.turned != 1:
         notes.append(f"EXIF orientation {loaded.turned} applied")
     elif turn != 1:
-        stored = (file.height, file.width)
         turned = stored[::-1] if turn in _ORIENTATIONS_THAT_TURN else stored
-        if mask_size == stored != turned:
-            notes.append(f"EXIF orientation {turn} ignored: the masks fit the stored pixels")
+        is_stored, reason = (frame or Frame()).is_stored(stored, turned)
+        if is_stored:
+            notes.append(f"EXIF orientation {turn} ignored: {reason}")
         else:
             pixels = _turned(pixels, turn)
             notes.append(f"EXIF orientation {turn} applied")
-    return Photograph(np.ascontiguousarray(pixels), tuple(notes))
+    return Photograph(np.ascontiguousarray(pixels), tuple(notes), stored)
 
 
-def read_mask(path: ImageFile) -> BoolArray:
-    """Read a mask file: every pixel with a non-zero value or palette index is the object.
+@dataclass(frozen=True, eq=False)
+class FileObject:
+    """One object in a mask file."""
+
+    pixels: BoolArray  # (H, W)
+    page: int  # of the file, from 0
+    value: int | None  # in an instance map; of colours 0xRRGGBB; None: the only object of the page
+
+
+@dataclass(frozen=True, eq=False)
+class MaskFile:
+    """A mask file, understood."""
+
+    objects: tuple[FileObject, ...]
+    notes: tuple[str, ...]  # what was guessed, in words
+    num_pages: int = 1
+
+    def only(self, path: ImageFile) -> BoolArray:
+        """The object of a file that must hold one, (H, W).
+
+        Raises:
+            ValueError: it holds several.
+        """
+        if len(self.objects) != 1:
+            what = "pages" if self.num_pages > 1 else "instances of an instance map"
+            raise ValueError(
+                f"{path}: expected the mask of one object, got {len(self.objects)} {what}"
+            )
+        return self.objects[0].pixels
+
+
+def read_masks(path: ImageFile, max_pixels: int = MAX_PIXELS) -> MaskFile:
+    """The objects in a mask file, by the rules of `mask_values`; each page has its own.
+
+    Args:
+        path: an image file of any kind.
+        max_pixels: refuse larger files, before they are decoded.
+
+    Raises:
+        ValueError: the file is missing, truncated, not an image, or has no zero.
+    """
+    return _read_masks(path, _load_page(path, 0, max_pixels), max_pixels, may_fill=False)
+
+
+def _read_masks(path: ImageFile, page: _Page, max_pixels: int, may_fill: bool) -> MaskFile:
+    num_pages = page.num_pages
+    found: list[FileObject] = []
+    notes = [f"{path}: each of {num_pages} pages is taken as a mask"] if num_pages > 1 else []
+    for number in range(num_pages):
+        if number:
+            page = _load_page(path, number, max_pixels)
+        where = f"{path}, page {number + 1}" if num_pages > 1 else str(path)
+        try:
+            objects, said = _objects_in(page.file, may_fill)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        found += [FileObject(pixels, number, value) for pixels, value in objects]
+        notes += [f"{where}: {text}" for text in said]
+    return MaskFile(tuple(found), tuple(notes), num_pages)
+
+
+def read_mask(path: ImageFile, max_pixels: int = MAX_PIXELS, may_fill: bool = False) -> BoolArray:
+    """The only object in a mask file; see `read_masks`.
+
+    Args:
+        path: an image file of any kind.
+        max_pixels: refuse larger files, before they are decoded.
+        may_fill: whether the object may fill the file without any zero: it is cut to its box.
 
     Returns:
         (H, W) bool.
 
     Raises:
-        ValueError: the file is missing, truncated, not an image, or a JPEG: its compression
-            leaves values that are not zero around objects.
+        ValueError: as for `read_masks`, or the file holds several objects.
     """
-    file = _load_lossless(path)
-    values: npt.NDArray[Any] = np.asarray(file)
-    if values.ndim == 3:
-        colours = [index for index, band in enumerate(file.getbands()) if band not in ("A", "a")]
-        return np.asarray(values[..., colours].any(axis=-1))
-    return np.asarray(values != 0)
+    page = _load_page(path, 0, max_pixels)
+    if page.num_pages > 1:  # before thousands of them are decoded
+        raise ValueError(f"{path}: expected a mask of one page, got {page.num_pages}")
+    return _read_masks(path, page, max_pixels, may_fill).only(path)
 
 
-def read_instance_map(path: ImageFile) -> InstanceMap:
+def read_instance_map(path: ImageFile, max_pixels: int = MAX_PIXELS) -> InstanceMap:
     """The pixel values or palette indices of a one-channel file.
 
     Returns:
         (H, W), uint8 for 8 bits, uint16 for more where that is enough, else int64.
 
     Raises:
-        ValueError: as for `read_mask`, or it has several channels.
+        ValueError: the file is missing, truncated, not an image, a JPEG (its compression changes
+            values), or it has several channels or pages.
     """
-    file = _load_lossless(path)
-    if file.mode not in _ONE_CHANNEL:
+    page = _load_page(path, 0, max_pixels)
+    if page.file.format in ("JPEG", "MPO"):
+        raise ValueError(f"{path}: expected an instance map stored without loss (PNG), got a JPEG")
+    if page.num_pages > 1:
+        raise ValueError(f"{path}: expected an instance map of one page, got {page.num_pages}")
+    if page.file.mode not in _ONE_CHANNEL:
         raise ValueError(
             f"{path}: expected an instance map of one channel (8-bit palette or grey, or "
-            f"16-bit grey), got mode {file.mode}"
+            f"16-bit grey), got mode {page.file.mode}"
         )
-    values = np.asarray(file)
+    values = np.asarray(page.file)
     if values.dtype.itemsize == 1:
         return values.astype(np.uint8)
     fits = values.dtype == np.uint16 or (values.min() >= 0 and values.max() < 2**16)
     return values.astype(np.uint16 if fits else np.int64)
+
+
+def _objects_in(file: Image.Image, may_fill: bool) -> tuple[mask_values.Objects, list[str]]:
+    """The objects of a page, and what was guessed."""
+    if file.mode == "F":
+        return mask_values.objects_of_floats(np.asarray(file))
+    if file.mode in _ONE_CHANNEL - {"P"}:
+        return mask_values.objects_of_values(np.asarray(file), may_fill=may_fill)
+    if file.mode == "P":
+        shown = np.asarray(file.convert("RGBA").convert("RGB"))
+        indices = np.asarray(file)
+        if (shown[..., :1] == shown).all() and len(mask_values.distinct(indices)) > 2:
+            # shades of grey: the index is an accident
+            return mask_values.objects_of_values(np.ascontiguousarray(shown[..., 0]))
+        return mask_values.objects_of_values(indices, is_palette=True, may_fill=may_fill)
+    bands = file.convert("RGBA" if file.has_transparency_data else "RGB")
+    return mask_values.objects_of_colours(np.asarray(bands))
+
+
+def encode_map(
+    path: ImageFile, page: int, masks: Mapping[int, Mask], max_pixels: int = MAX_PIXELS
+) -> bytes:
+    """A page of an instance map as a PNG with other masks, values, colours and palette as before.
+
+    Pixels that no object has any more become background. Where masks overlap, the first has the
+    pixel. Pixels of other values (255, not labelled) stay as they are.
+
+    Args:
+        path: of the map.
+        page: of the file, from 0.
+        masks: of the map's objects, by value (of colours 0xRRGGBB), in order.
+        max_pixels: as for `read_masks`.
+
+    Raises:
+        ValueError: the map is not readable any more, or has values that no PNG can hold.
+    """
+    file = _load_page(path, page, max_pixels).file
+    is_colour = file.mode not in _ONE_CHANNEL
+    pixels = np.array(file.convert("RGB") if is_colour else file)
+    if not is_colour and pixels.dtype.itemsize > 2:
+        if int(pixels.max()) >= 2**16:
+            raise ValueError(f"{path}: expected values below 65536 in a map, got {pixels.max()}")
+        pixels = pixels.astype(np.uint16)
+    packed = pixels @ np.array([2**16, 2**8, 1]) if is_colour else pixels
+    taken = ~np.isin(packed, [0, *masks])  # not labelled
+    pixels[np.isin(packed, list(masks))] = 0
+    for value, mask in masks.items():
+        x0, y0, x1, y1 = mask.window
+        new = mask.bitmap & ~taken[y0:y1, x0:x1]
+        colour = [value >> 16, value >> 8 & 255, value & 255] if is_colour else value
+        pixels[y0:y1, x0:x1][new] = colour
+        taken[y0:y1, x0:x1] |= new
+    return _encode_like(file, pixels)
+
+
+def encode_label_map(path: ImageFile, values: InstanceMap, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Values as a PNG of the depth and with the palette of another label map.
+
+    Args:
+        path: of the map that they were read from.
+        values: (H, W), below 65536.
+        max_pixels: as for `read_instance_map`.
+    """
+    file = _load_page(path, 0, max_pixels).file
+    return _encode_like(file, values.astype(np.uint8 if values.dtype == np.uint8 else np.uint16))
+
+
+def _encode_like(file: Image.Image, pixels: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if file.mode == "P" and file.palette is not None:
+        image.putpalette(file.palette.palette, file.palette.mode)
+    image.save(buffer, "png", compress_level=3)
+    return buffer.getvalue()
 
 
 def encode_png(pixels: UInt8Array | npt.NDArray[np.uint16]) -> bytes:
@@ -203,14 +381,45 @@ def encode_mask(mask: Mask) -> bytes:
     )
 
 
-def _to_rgb(file: Image.Image) -> UInt8Array:
+def _to_rgb(loaded: _Page, path: ImageFile) -> tuple[UInt8Array, str]:
+    """(H, W, 3) RGB, and how deeper values were stretched, where they were."""
+    file = loaded.file
     if file.mode in _SIXTEEN_BIT_GREY:
         # convert("L") would clip instead of scaling
-        grey = (np.asarray(file).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
+        grey, stretched = _to_8_bits(np.asarray(file).astype(np.int64))
+        return np.repeat(grey[..., None], 3, axis=-1), stretched
     if file.mode == "P":
-        return np.asarray(file.convert("RGBA").convert("RGB"))
-    return np.asarray(file.convert("RGB"))
+        return np.asarray(file.convert("RGBA").convert("RGB")), ""
+    pixels = np.asarray(file.convert("RGB"))
+    if loaded.is_sixteen_bit and int(pixels.max()) - int(pixels.min()) < _FULL_RANGE >> 8:
+        deep = _read_deep_colours(path, pixels.shape[:2])
+        if deep is not None:
+            return _to_8_bits(deep)
+    return pixels, ""
+
+
+def _to_8_bits(values: npt.NDArray[Any]) -> tuple[UInt8Array, str]:
+    """The upper 8 of 16 bits, or, where values use less of their range or more bits, stretched."""
+    low, high = (round(float(edge)) for edge in np.percentile(values, (0.1, 99.9)))
+    is_deeper = int(values.min()) < 0 or int(values.max()) >= 2**16
+    if not is_deeper and high - low >= _FULL_RANGE:
+        return (values >> 8).astype(np.uint8), ""
+    scaled = (values.clip(low, high) - low) * (255 / max(high - low, 1))
+    return scaled.round().astype(np.uint8), (
+        f"16 or more bits per channel of which few are used: {low} to {high} stretched to 0 to 255"
+    )
+
+
+def _read_deep_colours(path: ImageFile, size: Size) -> npt.NDArray[Any] | None:
+    """(H, W, 3) of 16 bits, of which Pillow keeps the upper 8; None where OpenCV cannot read it."""
+    content = path.getvalue() if isinstance(path, NamedFile) else path.read_bytes()
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != size or pixels.ndim != 3:
+        return None
+    return np.asarray(pixels[..., 2::-1])  # OpenCV has blue first
 
 
 def _turned(pixels: UInt8Array, orientation: int) -> UInt8Array:
@@ -219,37 +428,66 @@ def _turned(pixels: UInt8Array, orientation: int) -> UInt8Array:
     return np.asarray(ImageOps.exif_transpose(image))
 
 
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    """A file as Pillow decodes it, and what Pillow does not keep."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Page:
+    """A page of a file as Pillow decodes it, and what Pillow does not keep."""
 
     file: Image.Image
-    is_sixteen_bit: bool  # per channel; Pillow keeps 16 bits for grey only
+    num_pages: int  # of the file
+    is_sixteen_bit: bool  # per channel, or more; Pillow keeps them for grey only
     turned: int  # EXIF orientation that Pillow has applied already: it does so in TIFF
     orientation: int  # EXIF orientation that is left to apply, 1 to 8; 1 changes nothing
 
 
-def _load_lossless(path: ImageFile) -> Image.Image:
-    file = _load(path).file
-    if file.format in ("JPEG", "MPO"):
-        raise ValueError(f"{path}: expected a mask stored without loss (PNG), got a JPEG")
-    return file
+def _load_page(path: ImageFile, number: int = 0, max_pixels: int = MAX_PIXELS) -> _Page:
+    """Read a page of a file, the first or another one.
 
-
-def _load(path: ImageFile) -> _Loaded:
-    """Read a file whole; whatever is wrong with it becomes a ValueError that names it."""
+    Raises:
+        ValueError: whatever is wrong with the file, by its name.
+    """
     with _explained(path):
         with _quiet():
-            file = Image.open(_openable(path), formats=_FORMATS)
+            file = _open(path)
         with file:
-            is_sixteen_bit = ";16" in str(file.tile) or file.mode in _SIXTEEN_BIT_GREY
+            _check_pixels(path, (file.height, file.width), max_pixels)
+            num_pages = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
+            if number:
+                with _quiet():
+                    file.seek(number)
+                _check_pixels(path, (file.height, file.width), max_pixels)
+            is_sixteen_bit = (
+                ";16" in str(getattr(file, "tile", "")) or file.mode in _SIXTEEN_BIT_GREY
+            )
             with _quiet():
                 turned = _orientation(getattr(file, "tag_v2", {}))
             # Pillow reads TIFF metadata again while it decodes, warnings included
             with _quiet() if file.format == "TIFF" else nullcontext():
                 file.load()
             with _quiet():
-                return _Loaded(file, is_sixteen_bit, turned, _orientation(_exif(file)))
+                return _Page(
+                    file=file,
+                    num_pages=num_pages,
+                    is_sixteen_bit=is_sixteen_bit,
+                    turned=turned,
+                    orientation=_orientation(_exif(file)),
+                )
+
+
+def _open(path: ImageFile) -> Image.Image:
+    """Open a file of any size: the limit is the reader's, not Pillow's. Only within `_quiet`."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(_openable(path), formats=_FORMATS)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_pixels(path: ImageFile, size: Size, max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise TooManyPixels(
+            f"{path}: expected an image of at most {max_pixels} pixels, got {size[1]} x {size[0]} "
+            f"= {size[0] * size[1]}; --max-pixels lifts the limit"
+        )
 
 
 def _openable(path: ImageFile) -> ImageFile:
@@ -264,7 +502,9 @@ def _explained(path: ImageFile) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ValueError(f"{path}: expected an image, found no file") from None
-    except Image.DecompressionBombError as error:
+    except TooManyPixels:
+        raise
+    except Image.DecompressionBombError as error:  # a page behind the first one
         raise TooManyPixels(f"{path}: expected an image of reasonable size, got: {error}") from None
     except UnidentifiedImageError:
         formats = ", ".join(_FORMATS)

@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from bpr.pipeline.formats import polygons
-from bpr.pipeline.formats.coco import load_json
+from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import NamedFile, encode_mask, read_mask
-from bpr.pipeline.instance import BoolArray, Instance, Mask, Prediction, Size, differing_pixels
+from bpr.pipeline.formats.left_object import LeftObject
+from bpr.pipeline.formats.text import encoding_of, kind_of, load_json, short
+from bpr.pipeline.instance import BoolArray, Instance, Mask, Size
 
 _FAR = 10  # times the image's size; no shape comes near it
 
@@ -30,46 +32,83 @@ class LabelMeFile:
     """A parsed json."""
 
     path: Path
+    original: bytes
     content: Mapping[str, Any]
-    image_name: str  # as the json has it, with slashes
+    image_name: str | None  # as the json has it, with slashes
     size: Size | None  # (height, width), where the json says so
     groups: tuple[tuple[int, ...], ...]  # positions in shapes of the parts of each instance
+    left: tuple[LeftObject, ...]  # shapes that are nothing to refine, or cannot be read
+
+    @property
+    def frame(self) -> Frame:
+        """What the shapes say about the size of the image."""
+        points = [
+            point
+            for group in self.groups
+            for index in group
+            for point in self.content["shapes"][index]["points"]
+        ]
+        reach = None
+        if points:
+            reach = (max(float(x) for x, _ in points), max(float(y) for _, y in points))
+        return Frame(reach=reach, claimed=self.size)
+
+    def embedded_image(self) -> NamedFile | None:
+        """The photograph that the json holds itself; None where it holds none."""
+        data = self.content.get("imageData")
+        if not isinstance(data, str) or not data:
+            return None
+        try:
+            return NamedFile(base64.b64decode(data), f"{self.path}, imageData")
+        except (binascii.Error, ValueError):
+            raise ValueError(f"{self.path}: expected imageData in base64, got another") from None
 
 
 def parse(path: Path) -> LabelMeFile:
     """Read a json.
 
     Raises:
-        ValueError: not LabelMe's, or a polygon or mask without label and points.
+        ValueError: not LabelMe's.
     """
     content = load_json(path)
     if not is_label_file(content):
         raise ValueError(f"{path}: expected a LabelMe json with a list 'shapes', got another")
-    if not isinstance(content.get("imagePath"), str):
-        raise ValueError(f"{path}: expected 'imagePath', the name of the image, got none")
     groups: dict[Any, list[int]] = {}
+    left = []
     for index, shape in enumerate(content["shapes"]):
-        where = f"{path}, shape {index}"
+        name = f"shape {index}"
         if not isinstance(shape, dict):
-            raise ValueError(f"{where}: expected an object, got {type(shape).__name__}")
-        kind = shape.get("shape_type", "polygon")
-        if kind not in ("polygon", "mask"):
+            left.append(LeftObject(name, f"expected an object, got {kind_of(shape)}"))
             continue
-        _check_points(shape.get("points"), 3 if kind == "polygon" else 2, where)
+        kind = shape_type(shape)
+        if kind not in ("polygon", "mask"):
+            left.append(LeftObject(name, f"a {short(kind)}, not an outline", False))
+            continue
+        if reason := _wrong_points(shape.get("points"), 3 if kind == "polygon" else 2):
+            left.append(LeftObject(name, reason, not _is_short(shape.get("points"))))
+            continue
         group = shape.get("group_id")
         is_part = kind == "polygon" and group is not None
-        key = (str(shape.get("label")), group) if is_part else index
+        key = (str(shape.get("label")), str(group)) if is_part else index
         groups.setdefault(key, []).append(index)
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    name = PureWindowsPath(content["imagePath"]).as_posix()
+    size = (height, width) if type(height) is int and type(width) is int else None
+    name = content.get("imagePath")
+    image_name = PureWindowsPath(name).as_posix() if isinstance(name, str) and name else None
     return LabelMeFile(
         path=path,
+        original=path.read_bytes(),
         content=content,
-        image_name=name,
+        image_name=image_name,
         size=size,
         groups=tuple(map(tuple, groups.values())),
+        left=tuple(left),
     )
+
+
+def shape_type(shape: Mapping[str, Any]) -> Any:
+    """The type of a shape; null and nothing mean polygon, as in shape_to_mask of labelme."""
+    return shape.get("shape_type") or "polygon"
 
 
 def is_label_file(content: Any) -> bool:
@@ -77,61 +116,61 @@ def is_label_file(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def read_instances(file: LabelMeFile, size: Size) -> tuple[Instance, ...]:
+def read_instances(
+    file: LabelMeFile, size: Size
+) -> tuple[dict[int, Instance], Sequence[LeftObject]]:
     """Draw the shapes.
 
     Args:
         file: parsed.
         size: (height, width) of the image.
 
-    Raises:
-        ValueError: a mask is broken or leaves the image, or the json tells another size.
+    Returns:
+        The instances by the position of their group, and the shapes that stay as they are.
     """
-    if file.size not in (None, size):
-        raise ValueError(
-            f"{file.path}: expected imageHeight and imageWidth of the image, {size}, got "
-            f"{file.size}"
-        )
     shapes = file.content["shapes"]
-    instances = []
-    for group in file.groups:
+    instances, left = {}, list(file.left)
+    for number, group in enumerate(file.groups):
         canvas = np.zeros(size, np.bool_)
-        for index in group:
-            where = f"{file.path}, shape {index}"
-            if shapes[index].get("shape_type") == "mask":
-                _draw_mask(shapes[index], canvas, where)
-            else:
-                _draw_polygon(shapes[index], canvas, where)
-        instances.append(Instance(Mask.from_array(canvas), 0, 1.0))
-    return tuple(instances)
+        try:
+            for index in group:
+                where = f"{file.path}, shape {index}"
+                if shape_type(shapes[index]) == "mask":
+                    _draw_mask(shapes[index], canvas, where)
+                else:
+                    _draw_polygon(shapes[index], canvas)
+        except ValueError as error:
+            left.append(LeftObject(f"shape {index}", str(error)))
+            continue
+        instances[number] = Instance(Mask.from_array(canvas), 0, 1.0)
+    return instances, left
 
 
 def encode(
-    file: LabelMeFile, before: Sequence[Mask], refined: Prediction, tolerance: float
+    file: LabelMeFile, changed: Mapping[int, Mask], tolerance: float
 ) -> tuple[bytes, list[str]]:
     """The json with refined shapes, and what polygons could not hold.
 
     A mask stays a mask. A polygon becomes one polygon for each part of its mask; where these are
-    several, they share a group_id. Shapes of masks that have not changed or of which nothing is
-    left stay as they are.
+    several, they share a group_id. All other shapes stay as they are, and so do those of which
+    nothing is left.
 
     Args:
         file: parsed.
-        before: the masks of its groups.
-        refined: of the same order.
+        changed: new masks by the position of their group.
         tolerance: how far in pixels a polygon may be from the mask's outline.
     """
     shapes = file.content["shapes"]
-    known = [s.get("group_id") for s in shapes if isinstance(s.get("group_id"), int)]
-    next_group = max(known, default=-1) + 1
+    known = [s.get("group_id") for s in shapes if isinstance(s, dict)]
+    next_group = max((group for group in known if type(group) is int), default=-1) + 1
     new: dict[int, list[Mapping[str, Any]]] = {}  # position -> what takes its place
     holes = 0
-    for group, old, instance in zip(file.groups, before, refined.instances, strict=True):
-        mask = instance.mask
-        if mask.is_empty or differing_pixels(old, mask) == 0:
+    for number, mask in changed.items():
+        group = file.groups[number]
+        if mask.is_empty:
             continue
         first = shapes[group[0]]
-        if first.get("shape_type") == "mask":
+        if shape_type(first) == "mask":
             new[group[0]] = [{**first, **_mask_fields(mask)}]
             continue
         outlines = polygons.trace_pixels(mask, tolerance)
@@ -144,29 +183,36 @@ def encode(
             next_group += 1
         new[group[0]] = parts
         new.update({index: [] for index in group[1:]})
+    if not new:
+        return file.original, []
     written = [part for index, shape in enumerate(shapes) for part in new.get(index, [shape])]
     text = json.dumps({**file.content, "shapes": written}, ensure_ascii=False, indent=2)
-    return text.encode("utf-8", "surrogatepass"), polygons.describe_loss(holes)
+    encoding = encoding_of(file.original)
+    return text.encode(encoding, "surrogatepass"), polygons.describe_loss(holes)
 
 
-def _check_points(points: Any, least: int, where: str) -> None:
+def _wrong_points(points: Any, least: int) -> str:
+    """What is wrong with the points of a shape; nothing where they are fine."""
     is_list = isinstance(points, list) and all(
         isinstance(point, list)
         and len(point) == 2
         and all(type(value) in (int, float) and abs(value) < 1e9 for value in point)
         for point in points
     )
-    if not is_list or len(points) < least:
-        raise ValueError(
-            f"{where}: expected at least {least} points [x, y], got {str(points)[:60]}"
-        )
+    if is_list and len(points) >= least:
+        return ""
+    return f"expected at least {least} points [x, y], got {short(points)}"
 
 
-def _draw_polygon(shape: Mapping[str, Any], canvas: BoolArray, where: str) -> None:
+def _is_short(points: Any) -> bool:
+    return not points or (isinstance(points, list) and len(points) < 3)
+
+
+def _draw_polygon(shape: Mapping[str, Any], canvas: BoolArray) -> None:
     height, width = canvas.shape
     points = np.array(shape["points"], np.float64)
     if np.abs(points).max() > _FAR * max(height, width):
-        raise ValueError(f"{where}: expected points near the image, got {points.max():g}")
+        raise ValueError(f"expected points near the image, got {np.abs(points).max():g}")
     picture = Image.new("1", (width, height))
     ImageDraw.Draw(picture).polygon([(x, y) for x, y in points.tolist()], fill=1, outline=1)
     canvas |= np.asarray(picture)
@@ -178,7 +224,7 @@ def _draw_mask(shape: Mapping[str, Any], canvas: BoolArray, where: str) -> None:
         png = base64.b64decode(shape.get("mask") or "", validate=True)
     except (binascii.Error, TypeError, ValueError):
         raise ValueError(f"{where}: expected 'mask' as a PNG in base64, got another") from None
-    bitmap = read_mask(NamedFile(png, f"{where}, mask"))
+    bitmap = read_mask(NamedFile(png, f"{where}, mask"), may_fill=True)
     height, width = canvas.shape
     box = (y1 - y0 + 1, x1 - x0 + 1)  # the second point is the last pixel
     if bitmap.shape != box or not (min(x0, y0) >= 0 and x1 < width and y1 < height):

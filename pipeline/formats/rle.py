@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Int64Array, Mask, Size
 
 _LONGEST_OUTLINE = 1000  # times (height + width); no object comes near it
@@ -38,7 +39,8 @@ def decode(segmentation: Any, size: Size) -> Mask:
 
     Args:
         segmentation: RLE with counts as text or as a list, or a list of polygons
-            [x0, y0, x1, y1, ...] in pixels.
+            [x0, y0, x1, y1, ...] in pixels. Beside others, polygons of fewer than three points
+            are left out: they have no area. COCO's own labels have some; detectron2 does so too.
         size: (height, width) of the image.
 
     Raises:
@@ -116,10 +118,16 @@ def _parse_counts(text: str) -> Int64Array:
     return runs
 
 
+def with_area(polygons: list[Any]) -> list[Any]:
+    """The polygons of at least three points, or all of them where none has three."""
+    found = [part for part in polygons if not (isinstance(part, list) and len(part) < 6)]
+    return found or polygons
+
+
 def _decode_polygons(polygons: list[Any], size: Size) -> Mask:
     height, width = size
     rings, length = [], 0.0
-    for polygon in polygons:
+    for polygon in with_area(polygons):
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(
                 "segmentation: expected polygons as lists of at least 3 points "
@@ -147,12 +155,3 @@ def _decode_polygons(polygons: list[Any], size: Size) -> Mask:
         return Mask.from_array(np.zeros((0, 0), np.bool_), size=size)
     merged = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))
     return _decode_rle({"size": list(size), "counts": merged["counts"].decode("ascii")}, size)
-
-
-def short(value: Any) -> str:
-    """A value from a json file as an error message shows it."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # ints of thousands of digits, endless nesting
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

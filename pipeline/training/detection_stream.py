@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from bpr.pipeline.datasets.coco_keypoints import Keypoints
 from bpr.pipeline.datasets.ground_truth import Annotation, GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
-from bpr.pipeline.formats.cityscapes import image_stems
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Float32Array, Float64Array, UInt8Array, size_text
+from bpr.pipeline.datasets.photographs import find_photograph, read_photograph
+from bpr.pipeline.instance import Float32Array, Float64Array, UInt8Array
 
 MAX_TRIES = 1000  # images drawn in a row without an object
 
@@ -65,14 +64,8 @@ class DetectionSource:
             ValueError: something is wrong with its files; the message says what and where.
         """
         truth = self.truth.read(key)
-        path = self.images.find(image_stems(key))
-        pixels = read_image(path, truth.size).pixels
-        size = (pixels.shape[0], pixels.shape[1])
-        if size != truth.size:
-            raise ValueError(
-                f"{path}: expected an image of the size of its ground truth, "
-                f"{size_text(truth.size)}, got {size_text(size)}"
-            )
+        path = find_photograph(self.images, self.truth, key)
+        pixels = read_photograph(path, truth.size)
         known = self.categories().keys()
         unknown = [item for item in truth.objects if item.label not in known]
         if unknown:

@@ -69,7 +69,7 @@ def validate_detector(
                 fits.append(boundary_iou(found.instance.mask, gt, ignore=truth.ignore))
         if len(pictures) < _SHOWN:
             pictures.append(draw_instances(pixels, sure, named))
-    averages = coco_ap(truths.dataset({}), records.records).values
+    averages = coco_ap(truths.dataset(), records.records).values
     scores = {
         "AP": averages["AP"],
         "AP50": averages["AP50"],

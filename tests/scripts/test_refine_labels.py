@@ -66,6 +66,12 @@ def scene(tmp_path):
     return Scene(tmp_path)
 
 
+def arrays(label_format, path, size):
+    """The masks of a label file, (H, W) bool each."""
+    instances, _ = label_format.read_instances(label_format.parse(path), size)
+    return [instance.mask.to_array() for instance in instances.values()]
+
+
 def outer(mask):
     """A mask as a polygon keeps it: without holes, its parts joined."""
     parts = polygons.trace_pixels(Mask.from_array(mask), 0).parts
@@ -88,11 +94,10 @@ def test_yolo_labels(scene, bpr):
     said = bpr(labels, "--images", scene.images, "--out", out, "--polygon-tolerance", 0)
     assert "within 0 px of the outlines" in said.err
     assert "they have no holes" in said.err
-    coarse = yolo.read_instances(yolo.parse(labels / "train/coffee.txt"), scene.size)
-    refined = scene.refined(bpr, [instance.mask.to_array() for instance in coarse])
+    refined = scene.refined(bpr, arrays(yolo, labels / "train/coffee.txt", scene.size))
     file = yolo.parse(out / "train/coffee.txt")
-    assert [(line.label, line.score) for line in file.lines] == [("7", "0.50"), ("2", "0.1")]
-    got = [instance.mask.to_array() for instance in yolo.read_instances(file, scene.size)]
+    assert [(line.label, line.tail) for line in file.lines] == [("7", ("0.50",)), ("2", ("0.1",))]
+    got = arrays(yolo, out / "train/coffee.txt", scene.size)
     for mask, want in zip(got, refined, strict=True):
         np.testing.assert_array_equal(mask, outer(want))
     assert (out / "other.txt").read_text() == ""
@@ -128,11 +133,9 @@ def test_labelme_jsons_beside_their_images(scene, bpr):
     labels = [shape["label"] for shape in file.content["shapes"]]
     assert labels[0] == labels[-1] == "cup"
     assert labels.count("x") == 1
-    coarse = labelme.read_instances(labelme.parse(path), scene.size)
-    refined = scene.refined(bpr, [instance.mask.to_array() for instance in coarse])
-    got = labelme.read_instances(file, scene.size)
-    for instance, want in zip(got, refined, strict=True):
-        mask = instance.mask.to_array()
+    refined = scene.refined(bpr, arrays(labelme, path, scene.size))
+    got = arrays(labelme, out / "train/coffee.json", scene.size)
+    for mask, want in zip(got, refined, strict=True):
         assert mask[want].all()
         assert not (mask & ~outer(want)).any()
 

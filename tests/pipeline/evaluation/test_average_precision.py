@@ -98,7 +98,7 @@ class TestCoco:
     @pytest.mark.parametrize("stage", ["before", "after"])
     def test_the_family_is_that_of_pycocotools_on_the_files(self, scenes, stage):
         truth, path = CocoTruth(scenes.coco), scenes.folder / f"{stage}.json"
-        found = averages(truth, CocoPredictions(path, truth.file_names()))
+        found = averages(truth, CocoPredictions(path, truth.key_of_ids()))
         expected = coco_stats(scenes.coco, path)
         for name, value in zip(FAMILY, expected, strict=True):
             np.testing.assert_equal(found.values[name], value if value > -1 else math.nan)
@@ -106,7 +106,7 @@ class TestCoco:
     @pytest.mark.parametrize("ratio", [0.02, 0.005])
     def test_boundary_ap_is_the_published_definition(self, scenes, ratio):
         truth = CocoTruth(scenes.coco)
-        predictions = CocoPredictions(scenes.before_json, truth.file_names())
+        predictions = CocoPredictions(scenes.before_json, truth.key_of_ids())
         found = averages(truth, predictions, ratio)
         expected = coco_boundary_stats(scenes.coco, scenes.before_json, ratio)
         for name, value in zip(FAMILY[:6], expected[:6], strict=True):
@@ -120,7 +120,7 @@ class TestCoco:
             record.pop("bbox", None)
         results = tmp_path / "results.json"
         results.write_text(json.dumps(records))
-        from_json = averages(truth, CocoPredictions(results, truth.file_names()))
+        from_json = averages(truth, CocoPredictions(results, truth.key_of_ids()))
         from_files = averages(truth, CityscapesPredictions(scenes.before))
         np.testing.assert_equal(from_files.values, from_json.values)
 
@@ -135,7 +135,7 @@ class TestCoco:
                     record["bbox"] = [0, 0, 1000, 1000]
             results = tmp_path / "results.json"
             results.write_text(json.dumps(records))
-            predictions = CocoPredictions(results, truth.file_names())
+            predictions = CocoPredictions(results, truth.key_of_ids())
             found.append(averages(truth, predictions).values)
         np.testing.assert_equal(*found)
 
@@ -265,7 +265,7 @@ class TestCocoOnLvis:
         ]
         results = tmp_path / "results.json"
         results.write_text(json.dumps(records))
-        found = averages(truth, CocoPredictions(results, truth.file_names()))
+        found = averages(truth, CocoPredictions(results, truth.key_of_ids()))
         plain = tmp_path / "plain.json"
         for item in truth.content["annotations"]:
             item["iscrowd"] = 0
@@ -294,10 +294,12 @@ class TestSparseJson:
         whole = averages(CocoTruth(scenes.coco), predictions)
         np.testing.assert_equal(sparse.values, whole.values)
 
-    def test_ids_given_twice_are_refused(self, scenes, tmp_path):
+    def test_ids_given_twice_change_nothing(self, scenes, tmp_path):
+        """Annotations are numbered anew before any library sees them."""
         content = json.loads(scenes.coco.read_text())
         content["annotations"][0]["id"] = content["annotations"][1]["id"]
         path = tmp_path / "twice.json"
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match="expected annotations with different ids"):
-            CocoTruth(path)
+        predictions = CityscapesPredictions(scenes.before)
+        twice = averages(CocoTruth(path), predictions)
+        np.testing.assert_equal(twice.values, averages(CocoTruth(scenes.coco), predictions).values)

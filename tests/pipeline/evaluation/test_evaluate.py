@@ -28,7 +28,7 @@ PATCHES = PatchSettings(patch_size=16)
 
 def run(dataset, truth, prediction, before=None, methods=None, agnostic=False, **settings):
     truth = open_ground_truth(truth)
-    names = truth.file_names() if truth.image_id(truth.keys()[0]) is not None else None
+    names = truth.key_of_ids() if truth.image_id(truth.keys()[0]) is not None else None
     inputs = EvaluationInputs(
         truth=truth,
         prediction=open_predictions(prediction, None, names),

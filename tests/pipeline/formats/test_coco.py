@@ -35,7 +35,7 @@ def a_record(seed=0, image_id=1, **more):
     }
 
 
-def read(tmp_path, *records, image_id=1):
+def read(tmp_path, *records, image_id="1"):
     results = coco.load_results(write_json(tmp_path / "a.json", list(records)))
     return coco.read_prediction(results, image_id, SIZE)
 
@@ -47,7 +47,7 @@ def test_the_references_results_are_read(golden):
     results = coco.load_results(golden / "formats/coarse.json")
     records = json.loads((golden / "formats/coarse.json").read_text())
     assert list(results.records.values()) == records
-    assert sorted(results.by_image) == [1, 2]
+    assert sorted(results.by_image) == ["1", "2"]
     for image_id, positions in results.by_image.items():
         prediction = coco.read_prediction(results, image_id, (256, 512))
         for index, instance in zip(positions, prediction.instances, strict=True):
@@ -61,8 +61,8 @@ def test_the_references_results_are_read(golden):
 def test_instances_keep_the_order_of_the_file_though_images_alternate(tmp_path):
     records = [a_record(seed, image_id=seed % 2, tag=seed) for seed in range(6)]
     results = coco.load_results(write_json(tmp_path / "a.json", records))
-    assert dict(results.by_image) == {0: (0, 2, 4), 1: (1, 3, 5)}
-    prediction = coco.read_prediction(results, 1, SIZE)
+    assert dict(results.by_image) == {"0": (0, 2, 4), "1": (1, 3, 5)}
+    prediction = coco.read_prediction(results, "1", SIZE)
     assert [instance.record["tag"] for instance in prediction.instances] == [1, 3, 5]
     for instance in prediction.instances:
         expected = a_mask(instance.record["tag"])
@@ -184,20 +184,22 @@ def test_a_file_that_holds_no_results_is_refused_by_name(tmp_path, content, rule
         (3, "expected an object with an image_id .*, got number"),
         ({}, "got None"),
         ({"image_id": True}, "got True"),
-        ({"image_id": 1.5}, "got 1.5"),
+        ({"image_id": float("nan")}, "got nan"),
         ({"image_id": [1]}, r"got \[1\]"),
     ],
 )
 def test_an_entry_without_an_image_is_set_apart_with_the_reason(tmp_path, stray, rule):
     results = coco.load_results(write_json(tmp_path / "a.json", [stray, {"image_id": 1}]))
-    assert results.by_image == {1: (1,)}
+    assert results.by_image == {"1": (1,)}
     assert re.search(rf"a\.json, entry 0: .*{rule}", results.strays[0])
 
 
-def test_an_id_that_became_a_float_is_the_id(tmp_path):
-    results = coco.load_results(write_json(tmp_path / "a.json", [{"image_id": 2.0}]))
-    assert results.by_image == {2: (0,)}
-    assert type(next(iter(results.by_image))) is int
+@pytest.mark.parametrize(
+    ("value", "name"), [(2, "2"), (2.0, "2"), ("2", "2"), (0, "0"), (-7, "-7"), (1.5, "1.5")]
+)
+def test_an_id_of_any_type_is_a_name(tmp_path, value, name):
+    results = coco.load_results(write_json(tmp_path / "a.json", [{"image_id": value}]))
+    assert results.by_image == {name: (0,)}
 
 
 def test_a_missing_file_other_bytes_and_a_folder_are_refused_by_name(tmp_path):
@@ -209,6 +211,45 @@ def test_a_missing_file_other_bytes_and_a_folder_are_refused_by_name(tmp_path):
     (tmp_path / "c.json").mkdir()
     with pytest.raises(ValueError, match=r"c\.json: expected a readable json file"):
         coco.load_results(tmp_path / "c.json")
+
+
+def test_what_refining_does_not_use_is_no_reason_to_fail(tmp_path):
+    records = [
+        a_record(category_id="1", score="0.9"),
+        a_record(category_id=None, score=float("nan")),
+        a_record(segmentation=[[1, 2]]),
+        a_record(category_id="7"),
+    ]
+    results = coco.load_results(write_json(tmp_path / "a.json", records))
+    instances, (left,) = coco.read_instances(results, "1", SIZE)
+    assert list(instances) == [0, 1, 3]
+    assert [instance.label for instance in instances.values()] == [1, 0, 7]
+    assert (left.name, left.is_damaged) == ("entry 2", True)
+    written = "".join(coco.encode_results([instances[1].record]))
+    assert "NaN" in written
+
+
+def test_categories_that_are_texts_are_numbered_by_the_ground_truth(tmp_path):
+    results = coco.load_results(
+        write_json(tmp_path / "a.json", [a_record(category_id="cup"), a_record(category_id=2.0)])
+    )
+    labels = {"cup": 5, "2": 2}
+    prediction = coco.read_prediction(results, "1", SIZE, labels)
+    assert [instance.label for instance in prediction.instances] == [5, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_json_is_read_by_its_byte_order_mark(tmp_path, encoding):
+    text = json.dumps([a_record(image_id="ä")], ensure_ascii=False)
+    mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
+    (tmp_path / "a.json").write_bytes(mark + text.encode(encoding))
+    assert list(coco.load_results(tmp_path / "a.json").by_image) == ["ä"]
+
+
+def test_polygons_without_an_area_are_left_out_beside_others(tmp_path):
+    box = [2, 1, 9, 1, 9, 6, 2, 6]
+    (instance,) = read(tmp_path, a_record(segmentation=[box, [0, 0, 5, 5]])).instances
+    assert instance.mask.area == 35
 
 
 @pytest.mark.parametrize("name", ["score", "category_id"])
@@ -242,10 +283,26 @@ def test_file_names_and_sizes_come_from_any_json_with_images(tmp_path):
         "images": [
             {"id": 7, "file_name": "a/b.jpg", "height": 3, "width": 4},
             {"id": "x", "file_name": "", "height": 1},
+            {"id": 7.0, "file_name": "a/b.jpg", "height": 3.0, "width": "4"},
+            {"id": 9, "coco_url": "http://images.cocodataset.org/val2017/000000000139.jpg?x=1"},
+            {"id": 0, "flickr_url": "http://farm9.staticflickr.com/8035/8024364858_9c41_z.jpg"},
         ]
     }
     images = coco.load_images(write_json(tmp_path / "a.json", content))
-    assert images == {7: coco.ImageEntry("a/b.jpg", (3, 4)), "x": coco.ImageEntry("", None)}
+    assert images == {
+        "7": coco.ImageEntry(7, "a/b.jpg", (3, 4)),
+        "x": coco.ImageEntry("x", None, None),
+        "9": coco.ImageEntry(9, "000000000139.jpg", None),
+        "0": coco.ImageEntry(0, "8024364858_9c41_z.jpg", None),
+    }
+
+
+@pytest.mark.parametrize("ids", [(1, 1), (1, 1.0), (1, "1"), ("a", "a")])
+def test_an_id_with_two_files_is_refused_and_both_are_named(tmp_path, ids):
+    images = [{"id": i, "file_name": name} for i, name in zip(ids, ("a.jpg", "b.jpg"), strict=True)]
+    path = write_json(tmp_path / "a.json", {"images": images})
+    with pytest.raises(ValueError, match=rf"id {ids[0]} belongs to a\.jpg and to b\.jpg"):
+        coco.load_images(path)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"images": {}}, {"images": None}, 3])
@@ -255,9 +312,11 @@ def test_a_json_without_images_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "image", [{}, {"id": 1}, {"file_name": "a"}, 3, None, {"id": [1], "file_name": "a"}]
+    "image", [{}, {"id": True}, {"file_name": "a"}, 3, None, {"id": [1], "file_name": "a"}]
 )
-def test_an_image_without_id_and_file_name_is_refused_with_its_place(tmp_path, image):
+def test_an_image_without_an_id_is_refused_with_its_place(tmp_path, image):
     content = {"images": [{"id": 1, "file_name": "a"}, image]}
-    with pytest.raises(ValueError, match=r"a\.json, images, entry 1: expected an object with id"):
+    with pytest.raises(
+        ValueError, match=r"a\.json, images, entry 1: expected an object with an id"
+    ):
         coco.load_images(write_json(tmp_path / "a.json", content))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import given
 from PIL import Image
 
 from bpr.pipeline.formats import labelme
-from bpr.pipeline.instance import Instance, Mask, Prediction
+from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.instance import Mask, differing_pixels
 from tests.strategies import bitmaps, quick
 
 SIZE = (60, 90)  # (height, width)
@@ -49,14 +51,19 @@ def mask_shape(array, x, y):
 
 
 def encode(file, masks, tolerance=0.0, size=SIZE):
-    before = [instance.mask for instance in labelme.read_instances(file, size)]
-    refined = Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in masks))
-    content, notes = labelme.encode(file, before, refined, tolerance)
+    before, _ = labelme.read_instances(file, size)
+    changed = {
+        index: mask
+        for (index, old), mask in zip(before.items(), masks, strict=True)
+        if differing_pixels(old.mask, mask)
+    }
+    content, notes = labelme.encode(file, changed, tolerance)
     return json.loads(content), notes
 
 
 def arrays(file, size=SIZE):
-    return [instance.mask.to_array() for instance in labelme.read_instances(file, size)]
+    instances, _ = labelme.read_instances(file, size)
+    return [instance.mask.to_array() for instance in instances.values()]
 
 
 def test_a_polygon_covers_its_corners(tmp_path):
@@ -142,7 +149,7 @@ def test_all_else_in_the_json_stays(tmp_path):
     file = parse(tmp_path, shapes)
     array = np.zeros(SIZE, np.bool_)
     array[5:9, 5:9] = array[20:30, 40:60] = True
-    unchanged = labelme.read_instances(file, SIZE)[1].mask
+    unchanged = labelme.read_instances(file, SIZE)[0][1].mask
     content, _ = encode(file, [Mask.from_array(array), unchanged])
     assert {**content, "shapes": shapes} == file.content
     point, large, small, triangle = content["shapes"]
@@ -153,27 +160,75 @@ def test_all_else_in_the_json_stays(tmp_path):
     assert large["points"][0] == [40, 20]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"shapes": [polygon(SQUARE[:2])]}, r"a\.json, shape 0: expected at least 3 points"),
-        ({"shapes": [polygon("12")]}, r"shape 0: expected at least 3 points \[x, y\], got 12"),
-        ({"shapes": [3]}, r"shape 0: expected an object, got int"),
-        ({"shapes": [polygon([[0, 0], [1e8, 0], [0, 1]])]}, "expected points near the image"),
-        ({"shapes": [polygon([[0, 0], [1, 1]], shape_type="mask", mask="?")]}, "PNG in base64"),
-        (
-            {"shapes": [polygon([[0, 0], [1, 1]], shape_type="mask", mask="AAAA")]},
-            r"a\.json, shape 0, mask: expected an image",
-        ),
-        (
-            {"shapes": [mask_shape(np.ones((5, 5)), 88, 0)]},
-            r"inside the image, \(5, 5\) \(height, width\)",
-        ),
-        ({"shapes": [], "imageHeight": 61}, r"imageHeight and imageWidth .* got \(61, 90\)"),
-        ({"shapes": [], "imagePath": None}, "expected 'imagePath'"),
-        ({"shapes": None}, "expected a LabelMe json with a list 'shapes'"),
-    ],
-)
-def test_what_is_wrong_is_said(tmp_path, change, message):
-    with pytest.raises(ValueError, match=message):
-        arrays(parse(tmp_path, **change))
+BAD_SHAPES = [
+    (polygon(SQUARE[:2]), "expected at least 3 points", False),
+    (polygon([]), "expected at least 3 points", False),
+    (polygon("12"), r"expected at least 3 points \[x, y\], got '12'", True),
+    (3, "expected an object, got number", True),
+    (polygon(shape_type="rectangle"), "a 'rectangle', not an outline", False),
+    (polygon([[0, 0], [1e8, 0], [0, 1]]), "expected points near the image", True),
+    (polygon([[0, 0], [1, 1]], shape_type="mask", mask="?"), "PNG in base64", True),
+    (
+        polygon([[0, 0], [1, 1]], shape_type="mask", mask="AAAA"),
+        r"a\.json, shape 1, mask: expected an image",
+        True,
+    ),
+    (mask_shape(np.ones((5, 5)), 88, 0), r"inside the image, \(5, 5\) \(height, width\)", True),
+]
+
+
+@pytest.mark.parametrize(("shape", "message", "is_damaged"), BAD_SHAPES)
+def test_a_shape_that_cannot_be_read_stays_alone_and_is_named(tmp_path, shape, message, is_damaged):
+    shapes = [polygon(), shape, polygon(SQUARE[1:], label="b")]
+    file = parse(tmp_path, shapes)
+    instances, (left,) = labelme.read_instances(file, SIZE)
+    assert len(instances) == 2
+    assert (left.name, left.is_damaged) == ("shape 1", is_damaged)
+    assert re.search(message, left.reason)
+    other = Mask.from_array(np.eye(60, dtype=np.bool_), (0, 0), SIZE)
+    content, _ = encode(file, [other, list(instances.values())[1].mask])
+    assert content["shapes"][1:] == shapes[1:]
+    assert content["shapes"][0] != shapes[0]
+
+
+@pytest.mark.parametrize("kind", [{"shape_type": None}, {"shape_type": ""}, {}])
+def test_a_shape_without_a_type_is_a_polygon(tmp_path, kind):
+    shape = {name: value for name, value in polygon().items() if name != "shape_type"} | kind
+    (array,) = arrays(parse(tmp_path, [shape]))
+    np.testing.assert_array_equal(array, arrays(parse(tmp_path, [polygon()]))[0])
+
+
+def test_a_mask_may_fill_its_box(tmp_path):
+    (array,) = arrays(parse(tmp_path, [mask_shape(np.ones((5, 7), np.bool_), 20, 30)]))
+    assert array.sum() == 35
+
+
+def test_the_image_inside_of_a_json_is_read(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(buffer, "png")
+    file = parse(tmp_path, [], imageData=base64.b64encode(buffer.getvalue()).decode())
+    embedded = file.embedded_image()
+    assert embedded is not None
+    assert read_image(embedded).pixels.shape == (2, 3, 3)
+    assert parse(tmp_path, []).embedded_image() is None
+
+
+def test_a_json_of_which_nothing_changed_is_the_same_byte_by_byte(tmp_path):
+    file = parse(tmp_path, [polygon()])
+    assert labelme.encode(file, {}, 0.5) == (file.path.read_bytes(), [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_read_and_written(tmp_path, encoding):
+    path = tmp_path / "a.json"
+    parse(tmp_path, [polygon()])
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    file = labelme.parse(path)
+    other = Mask.from_array(np.eye(60, dtype=np.bool_), (0, 0), SIZE)
+    content, _ = labelme.encode(file, {0: other}, 0.5)
+    assert json.loads(content.decode(encoding))["shapes"][0]["label"] == "Tasse ☕"
+
+
+def test_a_json_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a LabelMe json with a list 'shapes'"):
+        parse(tmp_path, None)
