@@ -120,8 +120,10 @@ def _run(arguments: argparse.Namespace, entity: Any) -> int:
         f"changed ({sum(one.changed_pixels for one in frames)} pixels), {len(failed)} frames "
         f"failed{'; nothing pushed' if arguments.dry_run else ''}. Backup: {arguments.backup}"
     )
+    left = [f"frame {one.frame}, {reason}" for one in frames for reason in one.left]
+    print_some("left as it is", left, "")
     print_some("failed", failed, "")
-    return INPUT_FAILED if failed else 0
+    return INPUT_FAILED if failed or left else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:

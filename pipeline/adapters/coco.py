@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bpr.pipeline.adapters.stacks import instance_of
+from bpr.pipeline.adapters.stacks import as_array, as_bool, instance_of, typed_like
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.coco import refined_record
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size
@@ -60,7 +60,7 @@ class RecordsAdapter:
                             f"segmentation: expected the size of the image, {size} (height, "
                             f"width), got {tuple(segmentation.shape)}"
                         )
-                    instances.append(instance_of(segmentation != 0, size))
+                    instances.append(instance_of(as_bool(as_array(segmentation)), size))
                 else:
                     instances.append(Instance(_decode(segmentation, size), 0, 1.0))
             except ValueError as error:
@@ -74,7 +74,7 @@ class RecordsAdapter:
             new = refined_record(record, instance.mask)
             old = record["segmentation"]
             if hasattr(old, "shape"):
-                new["segmentation"] = instance.mask.to_array().astype(old.dtype)
+                new["segmentation"] = typed_like(old, instance.mask.to_array())
             elif isinstance(old, dict):
                 new["segmentation"] = _encode_like(old, instance.mask)
             records.append(new)

@@ -31,6 +31,7 @@ class RefinedFrame:
     num_shapes: int = 0
     changed_pixels: int = 0
     reason: str = ""  # why the frame failed
+    left: tuple[str, ...] = ()  # shapes that cannot be read and stay as they are, and why
 
 
 def group_by_frame(
@@ -68,22 +69,27 @@ def refine_frames(
         try:
             image = read_image(NamedFile(fetch(frame), f"frame {frame}")).pixels
             size = (image.shape[0], image.shape[1])
-            coarse = [_read(shape, size) for shape in shapes]
+            readable, left = _read_shapes(shapes, size)
         except ValueError as error:
             yield RefinedFrame(frame=frame, num_shapes=len(shapes), reason=str(error))
             continue
+        coarse = [mask for _, mask in readable]
         prediction = Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in coarse))
         refined = refine(
             image, prediction, refiner.network.runner(refiner.network.batch_size), refiner.settings
         )
         changed, pixels = [], 0
-        for shape, before, instance in zip(shapes, coarse, refined.instances, strict=True):
+        for (shape, before), instance in zip(readable, refined.instances, strict=True):
             difference = differing_pixels(before, instance.mask)
             if difference and not instance.mask.is_empty:
                 changed.append({**shape, **_write(shape, instance.mask, polygon_tolerance)})
                 pixels += difference
         yield RefinedFrame(
-            frame=frame, changed=tuple(changed), num_shapes=len(shapes), changed_pixels=pixels
+            frame=frame,
+            changed=tuple(changed),
+            num_shapes=len(shapes),
+            changed_pixels=pixels,
+            left=tuple(left),
         )
 
 
@@ -120,6 +126,23 @@ def restore(entity: Any, backup: bytes) -> None:
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"expected a backup of `bpr cvat`, got: {error}") from None
     entity.set_annotations(data)
+
+
+def _read_shapes(shapes: list[Shape], size: Size) -> tuple[list[tuple[Shape, Mask]], list[str]]:
+    """The shapes that can be read, with their masks, and what is wrong with the others.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    readable, left = [], []
+    for shape in shapes:
+        try:
+            readable.append((shape, _read(shape, size)))
+        except ValueError as error:
+            left.append(str(error))
+    if left and not readable:
+        raise ValueError(left[0])
+    return readable, left
 
 
 def _read(shape: Shape, size: Size) -> Mask:

@@ -58,7 +58,7 @@ def _read(detection: Any, index: int, size: Size) -> Mask:
     if detection.mask is not None:
         bitmap = np.asarray(detection.mask) != 0
     elif detection.mask_path is not None:
-        bitmap = read_mask(Path(detection.mask_path))
+        bitmap = read_mask(Path(detection.mask_path), may_fill=True)
     else:
         raise ValueError(f"detection {index}: expected a mask, got a box alone")
     height, width = size

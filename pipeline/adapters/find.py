@@ -8,8 +8,9 @@ from bpr.pipeline.adapters.adapter import Adapter
 from bpr.pipeline.adapters.coco import RecordsAdapter, RLEAdapter
 from bpr.pipeline.adapters.detectron2 import Detectron2Adapter
 from bpr.pipeline.adapters.fiftyone import FiftyOneAdapter
+from bpr.pipeline.adapters.lists import ListAdapter, MaskListAdapter, MaskRecordsAdapter
 from bpr.pipeline.adapters.mmdetection import MMDetectionAdapter
-from bpr.pipeline.adapters.stacks import StackAdapter
+from bpr.pipeline.adapters.stacks import StackAdapter, TupleAdapter
 from bpr.pipeline.adapters.supervision import SupervisionAdapter
 from bpr.pipeline.adapters.torchvision import TorchvisionAdapter
 from bpr.pipeline.adapters.transformers import TransformersAdapter
@@ -26,11 +27,16 @@ ADAPTERS: tuple[Adapter, ...] = (
     Detectron2Adapter(),
     RLEAdapter(),
     RecordsAdapter(),
+    MaskListAdapter(),
+    MaskRecordsAdapter(),
+    TupleAdapter(),
+    ListAdapter(),
     StackAdapter(),
 )
 
 _KINDS = (
-    "a bool array or tensor (N, H, W), supervision.Detections, a torchvision dict, detectron2 "
+    "an array or tensor (N, H, W), a list of (H, W) masks, supervision.Detections, a torchvision "
+    "dict, detectron2 "
     "Instances, mmdetection InstanceData, ultralytics Results, transformers segments, fiftyone "
     "Detections, or a list of RLEs or COCO records"
 )

@@ -14,8 +14,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from bpr.pipeline.adapters.boxes import with_boxes
 from bpr.pipeline.adapters.find import find_adapter
-from bpr.pipeline.instance import Prediction
+from bpr.pipeline.adapters.labels import LabelMapAdapter
+from bpr.pipeline.instance import Prediction, UInt8Array
 from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
@@ -31,40 +33,71 @@ class Refiner:
     network: LoadedNetwork
     settings: PatchSettings
 
-    def __call__(self, image: Any, masks: Masks) -> Masks:
+    def __call__(
+        self,
+        image: Any,
+        masks: Masks | None = None,
+        *,
+        labels: Any = None,
+        channels: Literal["rgb", "bgr"] | None = None,
+        boxes: Literal["follow", "keep"] = "follow",
+    ) -> Masks:
         """Refine all masks of one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, an array or whatever numpy makes one of (a Pillow image).
-                OpenCV and ultralytics have BGR: `image[..., ::-1]`.
-            masks: (N, H, W) bool, an array or a tensor of PyTorch; supervision.Detections; the
-                output dict of a torchvision model; Instances of detectron2 or the dict with
-                them; InstanceData of mmdetection; Results of ultralytics; what transformers
-                post-processes to segments; Detections of FiftyOne; RLEs of pycocotools; COCO
-                records, or those of SAM's mask generator.
+            image: (H, W, 3) uint8, an array or whatever numpy makes one of (a Pillow image).
+            masks: (N, H, W) or (H, W), an array or a tensor of PyTorch: bool, integers or
+                probabilities (above 0.5); a list of (H, W) masks, Pillow images among them;
+                supervision.Detections; the output dict of a torchvision model; Instances of
+                detectron2 or the dict with them; InstanceData of mmdetection; Results of
+                ultralytics; what transformers post-processes to segments, or what its pipelines
+                "image-segmentation" and "mask-generation" return; Detections of FiftyOne; RLEs
+                of pycocotools; COCO records; what the predictors and mask generators of SAM,
+                SAM 2 and HQ-SAM return.
+            labels: instead of masks, a label map, (H, W) integers: each value but 0 is an object
+                (of uint8, 255 is not labelled). The answer is one too.
+            channels: order of the image's colours; None is RGB, except for the very array that
+                Results of ultralytics carry (`results.orig_img`), which is BGR.
+            boxes: follow: boxes of supervision, ultralytics and detectron2 are those of the
+                refined masks; keep: they stay the detector's.
 
         Returns:
-            The same kind of object with refined masks, in the same order; ids, labels, scores
-            and boxes are as they were (boxes of COCO records and of FiftyOne follow their masks).
-            What was given stays as it was.
+            The same kind of object with refined masks, in the same order; ids, labels and scores
+            are as they were. What was given stays as it was.
 
         Raises:
             ValueError: masks of an unknown kind or of another size than the image, or an image
                 of another type.
         """
-        pixels = np.ascontiguousarray(image)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(
-                f"image: expected uint8 RGB of shape (height, width, 3), "
-                f"got {pixels.dtype} of shape {pixels.shape}"
-            )
-        adapter = find_adapter(masks)
+        if (masks is None) == (labels is None):
+            raise ValueError("masks, labels: expected one of them")
+        given: Any = labels if masks is None else masks
+        adapter = find_adapter(given) if labels is None else LabelMapAdapter()
+        if not adapter.accepts(given):
+            raise ValueError(f"labels: expected a map of integers, got {type(given).__name__}")
+        pixels = _rgb(image, given, channels)
         size = (pixels.shape[0], pixels.shape[1])
-        prediction = Prediction(size, tuple(adapter.read(masks, size)))
+        prediction = Prediction(size, tuple(adapter.read(given, size)))
         runner = self.network.runner(self.network.batch_size)  # of this call: callers may thread
         refined = refine(pixels, prediction, runner, self.settings)
-        written: Masks = adapter.write(masks, refined)
-        return written
+        written: Masks = adapter.write(given, refined)
+        return with_boxes(written, refined) if boxes == "follow" else written
+
+
+def _rgb(image: Any, masks: Any, channels: str | None) -> UInt8Array:
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(
+            f"image: expected uint8 RGB of shape (height, width, 3), "
+            f"got {pixels.dtype} of shape {pixels.shape}"
+        )
+    if channels not in (None, "rgb", "bgr"):
+        raise ValueError(f"channels: expected rgb or bgr, got {channels!r}")
+    own = getattr(masks, "orig_img", None)  # of ultralytics, read by OpenCV
+    if channels is None and isinstance(own, np.ndarray) and own.shape == pixels.shape:
+        is_the_same = own.__array_interface__["data"] == pixels.__array_interface__["data"]
+        channels = "bgr" if is_the_same and own.strides == pixels.strides else "rgb"
+    return np.ascontiguousarray(pixels[..., ::-1] if channels == "bgr" else pixels)
 
 
 def load_refiner(

@@ -13,7 +13,10 @@ THRESHOLD = 0.5  # of masks that are probabilities; all libraries take the same
 
 
 class StackAdapter:
-    """(N, H, W) or (N, 1, H, W) bool, an array or a tensor."""
+    """Masks in an array or tensor, (N, H, W), (N, K, H, W) or, of one mask, (H, W).
+
+    bool; integers of which not more than one is not zero; or probabilities, above 0.5.
+    """
 
     def accepts(self, masks: Any) -> bool:
         """Anything with a dtype and a shape."""
@@ -22,16 +25,71 @@ class StackAdapter:
     def read(self, masks: Any, size: Size) -> list[Instance]:
         """One instance per mask."""
         array = as_array(masks)
-        if array.dtype != np.bool_:
-            raise ValueError(
-                f"masks: expected bool, got {array.dtype}; say masks > 0 (or > 0.5 for "
-                "probabilities)"
-            )
-        return read_stack(masks, size, "masks")
+        if array.shape == size:
+            array = array[None]
+        if array.ndim == 4:
+            array = array.reshape(-1, *array.shape[2:])
+        binary = as_binary(array, "masks")
+        return read_stack(binary, size, "masks")
 
     def write(self, masks: Any, refined: Prediction) -> Any:
         """The same shape, type and device."""
-        return write_stack(masks, refined)
+        return typed_like(masks, stack_masks(refined).reshape(tuple(masks.shape)))
+
+
+class TupleAdapter:
+    """(masks, scores, logits), as the predictors of SAM, SAM 2 and HQ-SAM return them."""
+
+    def accepts(self, masks: Any) -> bool:
+        """A tuple of three arrays or tensors, the first with masks, the second with scores."""
+        return (
+            isinstance(masks, tuple)
+            and len(masks) == 3
+            and all(StackAdapter().accepts(part) for part in masks)
+            and len(masks[0].shape) in (3, 4)
+            and len(masks[1].shape) == len(masks[0].shape) - 2
+        )
+
+    def read(self, masks: Any, size: Size) -> list[Instance]:
+        """One instance per mask."""
+        return StackAdapter().read(masks[0], size)
+
+    def write(self, masks: Any, refined: Prediction) -> Any:
+        """A tuple with refined masks."""
+        return (StackAdapter().write(masks[0], refined), *masks[1:])
+
+
+def as_binary(array: npt.NDArray[Any], name: str) -> BoolArray:
+    """Masks as bool.
+
+    Args:
+        array: of any shape: bool, integers or probabilities.
+        name: of the array, for the message.
+
+    Raises:
+        ValueError: integers of several values: a label map, in which each value is an object.
+    """
+    if array.dtype.kind in "iu" and array.size:
+        values = np.unique(array)
+        if len(values[values != 0]) > 1:
+            raise ValueError(
+                f"{name}: expected masks of one value, got {len(values)} values; of a label map, "
+                "one mask for each value: refiner(image, labels=...)"
+            )
+    return as_bool(array)
+
+
+def typed_like(like: Any, array: npt.NDArray[Any]) -> Any:
+    """Refined masks in the type and on the device of other ones, and of the shape of `array`.
+
+    Probabilities become 0 and 1; integers take the largest value there was (1 or 255).
+    """
+    values = as_array(like)
+    if values.dtype.kind in "iu" and values.any():
+        array = array * values.max()
+    if hasattr(like, "new_tensor"):
+        return like.new_tensor(array)
+    return array.astype(values.dtype)
 
 
 def as_array(stack: Any) -> npt.NDArray[Any]:
@@ -67,7 +125,7 @@ def read_stack(stack: Any, size: Size, name: str) -> list[Instance]:
             f"{name}: expected masks of the size of their image, shape (N, {height}, {width}), "
             f"got {shape}{advice}"
         )
-    return [instance_of(_as_bool(mask), size) for mask in array]
+    return [instance_of(as_bool(mask), size) for mask in array]
 
 
 def instance_of(array: BoolArray, size: Size) -> Instance:
@@ -81,14 +139,7 @@ def write_stack(like: Any, refined: Prediction) -> Any:
     Probabilities become 0 and 1; integers take the largest value there was (1 or 255).
     """
     array = stack_masks(refined)
-    if len(like.shape) == 4:
-        array = array[:, None]
-    values = as_array(like)
-    if values.dtype.kind in "iu" and values.any():
-        array = array * values.max()
-    if hasattr(like, "new_tensor"):
-        return like.new_tensor(array)
-    return array.astype(values.dtype)
+    return typed_like(like, array[:, None] if len(like.shape) == 4 else array)
 
 
 def stack_masks(refined: Prediction) -> npt.NDArray[Any]:
@@ -100,5 +151,6 @@ def stack_masks(refined: Prediction) -> npt.NDArray[Any]:
     return array
 
 
-def _as_bool(mask: npt.NDArray[Any]) -> BoolArray:
+def as_bool(mask: npt.NDArray[Any]) -> BoolArray:
+    """Probabilities above 0.5, and everything else that is not zero."""
     return np.asarray(mask > THRESHOLD if mask.dtype.kind == "f" else mask != 0)

@@ -147,7 +147,7 @@ def test_supervision_detections(refiner, material, is_compact):
     assert type(refined.mask) is type(masks)
     np.testing.assert_array_equal(np.asarray(refined.mask), material.refined)
     np.testing.assert_array_equal(np.asarray(detections.mask), material.coarse)
-    for name in ("xyxy", "confidence", "class_id", "tracker_id"):
+    for name in ("confidence", "class_id", "tracker_id"):
         np.testing.assert_array_equal(getattr(refined, name), getattr(detections, name))
     assert refined.data == detections.data
     assert refined.metadata == {"camera": "left"}
@@ -374,10 +374,12 @@ def test_instance_data_of_mmdetection(refiner, material):
 
 
 WRONG = {
-    "uint8": (lambda masks: masks.astype(np.uint8), "expected bool, got uint8; say masks > 0"),
-    "one mask": (lambda masks: masks[0], r"one mask is masks\[None\]"),
+    "label map": (
+        lambda masks: masks[0] + 2 * masks[1].astype(int),
+        r"one mask for each value: refiner\(image, labels=\.\.\.\)",
+    ),
     "size": (lambda masks: masks[:, 1:], r"expected masks of the size of their image"),
-    "nothing": (lambda _: None, "got NoneType"),
+    "nothing": (lambda _: None, "masks, labels: expected one of them"),
     "list": (lambda masks: [masks, masks], r"list of ndarray; refine one image at a time"),
     "fields": (lambda _: Instances((3, 4), scores=[1]), "expected pred_masks, got scores"),
     "rle": (
