@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from bpr._extras import require
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; requests in the process finish first."""
-    from bpr.service.app import create_app, load_detector, load_service_network
+    from bpr.service.app import create_app, load_networks
     from bpr.service.logs import start_logging
     from bpr.service.server import listen, serve
     from bpr.service.settings import ServiceSettings, load_settings
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         serve_on_ray(settings)
         return 0
-    with listen(settings.host, settings.port) as listener:  # before seconds of loading
-        app = create_app(settings, load_service_network(settings), load_detector(settings))
+    with listen(settings.host, settings.port) as listener:
+        app = create_app(settings, partial(load_networks, settings))
         start_logging(settings.log_level)
         serve(app, listener, settings)
     return 0

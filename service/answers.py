@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ ZIP = "application/zip"
 PNG = "image/png"
 MEDIA_TYPES = (JSON, ZIP, PNG)  # the first is the default
 
-_MAX_STEM = 100
+_MAX_STEM = 150  # bytes: names of files have 255, and endings follow
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same masks give the same bytes
 
 
@@ -113,10 +114,21 @@ def encode_instance_map(prediction: Prediction, values: Sequence[int]) -> bytes:
 
 
 def safe_stem(name: str) -> str:
-    """The stem of a file's name, fit for every file system and for a line of a txt."""
+    """The stem of a file's name, fit for every file system and for a line of a txt.
+
+    It has letters and digits of every script. It does not begin with -, which commands would take
+    for an option.
+    """
     base = name.replace("\\", "/").rpartition("/")[2]
     stem = base.rpartition(".")[0] or base
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._")[:_MAX_STEM] or "image"
+    plain = "".join(character if _is_plain(character) else "_" for character in stem)
+    plain = re.sub("__+", "_", unicodedata.normalize("NFC", plain)).strip("._-")
+    return plain.encode()[:_MAX_STEM].decode("utf-8", "ignore").strip("._-") or "image"
+
+
+def _is_plain(character: str) -> bool:
+    """A letter, with the marks on it, or a digit of any script, or one of . _ -"""
+    return unicodedata.category(character)[0] in "LMN" or character in "._-"
 
 
 def _parse_range(text: str) -> tuple[str, float]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from bpr import __version__
@@ -39,45 +41,42 @@ logger = logging.getLogger(__name__)
 REFINE, SEGMENT = "/refine", "/segment"
 
 
-def create_app(
-    settings: ServiceSettings, network: LoadedNetwork, detector: InstanceDetector | None = None
-) -> FastAPI:
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What the service refines with, and what it finds instances with, if it does."""
+
+    network: LoadedNetwork
+    detector: InstanceDetector | None = None
+
+
+def create_app(settings: ServiceSettings, load: Callable[[], Networks]) -> FastAPI:
     """Build the service.
 
     Args:
-        settings: everything that can be set.
-        network: of `load_service_network`.
-        detector: of `load_detector`; without one there is no POST /segment.
+        settings: everything that can be set. POST /segment exists where they name a detector.
+        load: gives the networks; called in a thread once the app runs. Until they are there and
+            warm, the app answers, and says that it is loading.
 
     Returns:
-        The app. `app.state.gate` is its Gate: whoever runs the app drains it before the end.
+        The app. `app.state.gate` is its Gate: whoever runs the app drains it before the end, and
+        ends where it has a failure.
 
     Raises:
-        ValueError: the patch settings do not fit the weights.
+        ValueError: the file of keys cannot be read.
     """
-    patches = settings.patch_settings(network.config.patch_size, network.config.padding)
     metrics, gate = Metrics(), Gate(settings)
     metrics.watch("bpr_requests_in_process", "Requests let in", lambda: gate.in_process)
-    model = Model(
-        name=network.name,
-        weights_sha256=network.weights_sha256,
-        backend=network.backend,
-        bpr=__version__,
-        detector=None
-        if detector is None
-        else Detector(name=detector.name, weights_sha256=detector.weights_sha256),
-    )
+    metrics.watch("bpr_uploads", "Requests whose body is being received", lambda: gate.uploads)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        runner = network.runner(settings.batch_size)
-        refinery = Refinery(runner, detector, model, patches, settings, metrics)
-        app.state.refinery = refinery
-        warming = asyncio.create_task(_warm_up(refinery, gate))
+        starting = asyncio.create_task(_start(app, settings, load, gate, metrics))
         yield
         gate.drain()
-        warming.cancel()
-        await asyncio.to_thread(refinery.close)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        if app.state.refinery is not None:
+            await asyncio.to_thread(app.state.refinery.close)
 
     app = FastAPI(
         title="bpr",
@@ -86,9 +85,10 @@ def create_app(
         description=openapi.DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # redirections would name whatever host the request names
         lifespan=lifespan,
     )
-    app.state.gate = gate
+    app.state.gate, app.state.refinery = gate, None
     app.add_middleware(
         Guard,
         settings=settings,
@@ -98,7 +98,7 @@ def create_app(
     )
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["X-API-Key", "Authorization", "X-Request-ID"],
@@ -106,23 +106,40 @@ def create_app(
         )
     _add_problem_handlers(app)
     _add_refine(app, settings)
-    if detector is not None:
+    if settings.detector is not None:
         _add_segment(app, settings)
-    _add_operation(app, gate, metrics, model)
+    _add_operation(app, gate, metrics)
     if settings.label_studio_url is not None:
-        label_studio.add_routes(app, settings, network.name)
+        label_studio.add_routes(app, settings)
     pages.add_routes(app)
-    openapi.complete(app, has_keys=bool(settings.api_keys))
+    openapi.complete(app, has_keys=not gate.keys.is_open)
     return app
 
 
-def load_service_network(settings: ServiceSettings) -> LoadedNetwork:
-    """The network that the settings name.
+class Cors(CORSMiddleware):
+    """CORS, with refusals as problems."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a preflight."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < HTTPStatus.BAD_REQUEST:
+            return answer
+        headers = {"Vary": "Origin", "X-Content-Type-Options": "nosniff"}
+        detail = (
+            "Origin: expected one of cors_origins with the method GET or POST and the headers that "
+            "the API takes, got another one."
+        )
+        return problem_response(answer.status_code, detail, {}, headers)
+
+
+def load_networks(settings: ServiceSettings) -> Networks:
+    """The networks that the settings name.
 
     Raises:
-        ValueError: see `load_network`.
+        ValueError: see `load_network` and `load_detector`.
     """
-    return load_network(settings.weights, settings.device, settings.backend, settings.compat)
+    network = load_network(settings.weights, settings.device, settings.backend, settings.compat)
+    return Networks(network, load_detector(settings))
 
 
 def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
@@ -142,13 +159,43 @@ def load_detector(settings: ServiceSettings) -> InstanceDetector | None:
         raise ValueError(f"detector: {error}") from None
 
 
-async def _warm_up(refinery: Refinery, gate: Gate) -> None:
+async def _start(
+    app: FastAPI,
+    settings: ServiceSettings,
+    load: Callable[[], Networks],
+    gate: Gate,
+    metrics: Metrics,
+) -> None:
+    """Load the networks, run them once, and open the gate."""
+    try:
+        networks = await asyncio.to_thread(load)
+        config = networks.network.config
+        patches = settings.patch_settings(config.patch_size, config.padding)
+    except Exception as error:
+        gate.fail(error)
+        return
+    runner = networks.network.runner(settings.batch_size)
+    refinery = Refinery(runner, networks.detector, _describe(networks), patches, settings, metrics)
+    app.state.refinery = refinery
     try:
         await refinery.warm_up()
     except Exception:
         logger.exception("a network failed before the first request: none will be taken")
         return
     gate.open()
+
+
+def _describe(networks: Networks) -> Model:
+    network, detector = networks.network, networks.detector
+    return Model(
+        name=network.name,
+        weights_sha256=network.weights_sha256,
+        backend=network.backend,
+        bpr=__version__,
+        detector=None
+        if detector is None
+        else Detector(name=detector.name, weights_sha256=detector.weights_sha256),
+    )
 
 
 def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
@@ -223,7 +270,7 @@ def _respond(
     return Response(encoded.content, media_type=wish.media_type, headers=headers)
 
 
-def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics, model: Model) -> None:
+def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
     @app.get("/healthz", summary="Whether the process lives", tags=["operation"])
     @app.get("/v2/health/live", summary="The same, as KServe asks", tags=["operation"])
     async def live() -> Status:
@@ -252,9 +299,14 @@ def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics, model: Model) -> 
         tags=["operation"],
     )
     async def model_ready(name: str) -> Status:
-        if name != model.name:
+        refinery = app.state.refinery
+        if refinery is None:
+            gate.check_ready()
+        if name != refinery.model.name:
             raise Problem(
-                HTTPStatus.NOT_FOUND, f"expected the model {model.name}, got another", "model"
+                HTTPStatus.NOT_FOUND,
+                f"expected the model {refinery.model.name}, got another",
+                "model",
             )
         gate.check_ready()
         return Status(status="ok")

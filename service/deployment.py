@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
@@ -19,7 +20,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
-from bpr.service.app import create_app, load_detector, load_service_network
+from bpr.service.app import create_app, load_networks
 from bpr.service.gate import Gate
 from bpr.service.logs import start_logging
 from bpr.service.settings import ServiceSettings
@@ -61,7 +62,7 @@ def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
     def build() -> FastAPI:
         # in the replica: an app with a network in it cannot be sent there
         start_logging(settings.log_level)
-        return create_app(settings, load_service_network(settings), load_detector(settings))
+        return create_app(settings, partial(load_networks, settings))
 
     @serve.ingress(build)
     class Refiner:
@@ -75,6 +76,8 @@ def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
             if config["is_draining"]:
                 gate.drain()
             while gate.status == "loading":
+                if gate.failure is not None:
+                    raise gate.failure
                 await asyncio.sleep(0.05)
 
     deployment = serve.deployment(

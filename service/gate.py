@@ -1,36 +1,61 @@
-"""Who is let in: a bounded number of requests, none before the model is warm or while draining."""
+"""Who is let in: a bounded number of requests, none before the model is warm or while draining.
+
+A request has one of three places in turn. While its body comes in it has a place for uploads, of
+which there are many: a slow sender keeps nobody from working. Once the body is there, it has one
+of the `max_requests` places for work. While its answer is sent it has a place for answers; where
+these are all taken, the answer that has been sent for the longest time is cut off.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Literal
 
 from starlette.datastructures import Headers
 
+from bpr.service.keys import Key, Keys
 from bpr.service.problems import RETRY_AFTER_S, Problem, draining, too_large, unavailable
 from bpr.service.settings import ServiceSettings
 
+_MINUTE_S = 60.0
+
 
 class Gate:
-    """State of the service as its clients see it. Used by the event loop's thread only."""
+    """State of the service as its clients see it. Used by the event loop's thread only.
+
+    Raises:
+        ValueError: see `Keys`.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        self.in_process = 0  # requests let in and not finished
+        self.keys = Keys(settings)
         self.status: Literal["loading", "ok", "draining"] = "loading"
-        self._limit = settings.max_requests
-        self._max_body_bytes = settings.max_body_bytes
-        self._keys = [_digest(key.get_secret_value().encode()) for key in settings.api_keys]
+        self.failure: Exception | None = None  # why the model could not be loaded
+        self.uploads = 0  # requests whose body comes in
+        self.working = 0  # requests whose body is there and whose answer is not
+        self._answers: dict[Place, None] = {}  # the oldest first
+        self._bytes = 0  # of all bodies
+        self._of_client: Counter[str] = Counter()
+        self._rates: dict[str, _Rate] = {}
+        self._settings = settings
+
+    @property
+    def in_process(self) -> int:
+        """Requests that were let in and are not finished."""
+        return self.uploads + self.working + len(self._answers)
 
     def open(self) -> None:
         """The model is warm."""
         if self.status == "loading":
             self.status = "ok"
+
+    def fail(self, error: Exception) -> None:
+        """The model cannot be loaded: whoever runs the app ends with this error."""
+        self.failure = error
 
     def drain(self) -> None:
         """Let nobody in any more."""
@@ -44,50 +69,137 @@ class Gate:
             raise draining()
 
     @contextmanager
-    def enter(self, headers: Headers) -> Iterator[None]:
+    def enter(self, headers: Headers, address: str) -> Iterator[Place]:
         """Let a request in, before its body is read, and out again.
 
-        Raises:
-            Problem: 401 no or a wrong key, 413 a body announced that is too large, 429 full,
-                503 not ready.
-        """
-        self._check_key(headers)
-        self.check_ready()
-        announced = headers.get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > self._max_body_bytes:
-            raise body_too_large(self._max_body_bytes)
-        if self.in_process >= self._limit:
-            raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"All {self._limit} places are taken. Try again in {RETRY_AFTER_S} s.",
-                "full",
-                {"Retry-After": str(RETRY_AFTER_S)},
-            )
-        self.in_process += 1
-        try:
-            yield
-        finally:
-            self.in_process -= 1
+        Args:
+            headers: of the request.
+            address: of the client, which counts as one client where there is no key.
 
-    def _check_key(self, headers: Headers) -> None:
-        if not self._keys:
+        Raises:
+            Problem: 401 no or a wrong key, 413 a body announced that is too large, 429 full or
+                too much for one client, 503 not ready.
+        """
+        key = self.keys.check(headers)
+        self.check_ready()
+        limit = self._settings.max_body_bytes
+        announced = headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            raise body_too_large(limit)
+        self._check_client(key, address)
+        self.check_work()
+        if self.uploads >= self._settings.max_uploads:
+            raise too_many("All places for uploads are taken.", "uploads")
+        place = Place(self, f"key {key.name}" if key else address, key.name if key else None)
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    def _check_client(self, key: Key | None, address: str) -> None:
+        limit = self._settings.max_client_requests
+        if key is None:
+            if self._of_client[address] >= limit:
+                raise too_many(
+                    f"Your address has {limit} requests in the service already.", "client"
+                )
             return
-        given = headers.get("x-api-key", "")
-        authorization = headers.get("authorization", "")
-        if not given and authorization[:7].lower() == "bearer ":
-            given = authorization[7:].strip()
-        elif not given and authorization[:6].lower() == "basic ":
-            given = _password(authorization[6:])
-        digest = _digest(given.encode("latin-1"))  # the bytes that were sent
-        # every key is compared, whichever fits: time tells nothing
-        if not sum(hmac.compare_digest(digest, key) for key in self._keys):
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED,
-                "Expected an API key in the header X-API-Key (or Authorization: Bearer), got "
-                + ("a wrong one." if given else "none."),
-                "key",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        limit = key.max_requests or limit
+        if self._of_client[f"key {key.name}"] >= limit:
+            raise too_many(f"Your key has {limit} requests in the service already.", "client")
+        if key.requests_per_minute is not None:
+            rate = self._rates.setdefault(key.name, _Rate())
+            if wait_s := rate.take(key.requests_per_minute):
+                raise too_many(
+                    f"Your key may send {key.requests_per_minute} requests a minute.",
+                    "rate",
+                    wait_s,
+                )
+
+    def check_work(self) -> None:
+        """Problem (429) where no place for work is free."""
+        if self.working >= self._settings.max_requests:
+            raise too_many(f"All {self._settings.max_requests} places are taken.", "full")
+
+
+class Place:
+    """The place of one request: for its upload, then for work, then for its answer."""
+
+    def __init__(self, gate: Gate, client: str, key_name: str | None) -> None:
+        self.key_name = key_name
+        self._gate, self._client = gate, client
+        self._stage: Literal["upload", "work", "answer", "gone"] = "upload"
+        self._bytes = 0
+        self._abort: Callable[[], None] = _nothing
+        gate.uploads += 1
+        gate._of_client[client] += 1
+
+    def receive(self, size: int) -> None:
+        """Count bytes of the body.
+
+        Raises:
+            Problem: 413 more than a body may have, 429 more than all bodies together may have.
+        """
+        gate, limit = self._gate, self._gate._settings.max_body_bytes
+        self._bytes += size
+        gate._bytes += size
+        if self._bytes > limit:
+            raise body_too_large(limit)
+        if gate._bytes > limit * gate._settings.max_requests:
+            raise too_many("The service holds as many bytes as it may.", "uploads")
+
+    def begin_work(self) -> None:
+        """The body is there. Problem (429) where no place for work is free."""
+        self._gate.check_work()
+        self._gate.uploads -= 1
+        self._gate.working += 1
+        self._stage = "work"
+
+    def begin_answer(self, abort: Callable[[], None]) -> None:
+        """The answer is there and is being sent. `abort` cuts the connection."""
+        gate = self._gate
+        if self._stage != "work":
+            return
+        if len(gate._answers) >= gate._settings.max_requests:
+            oldest = next(iter(gate._answers))
+            oldest.leave()
+            oldest._abort()
+        gate.working -= 1
+        gate._answers[self] = None
+        self._stage, self._abort = "answer", abort
+
+    def leave(self) -> None:
+        """Give the place back. A second call does nothing."""
+        gate = self._gate
+        if self._stage == "gone":
+            return
+        if self._stage == "upload":
+            gate.uploads -= 1
+        elif self._stage == "work":
+            gate.working -= 1
+        else:
+            del gate._answers[self]
+        self._stage = "gone"
+        gate._bytes -= self._bytes
+        gate._of_client[self._client] -= 1
+        if not gate._of_client[self._client]:
+            del gate._of_client[self._client]
+
+
+class _Rate:
+    """A bucket that holds a minute's requests and fills evenly."""
+
+    def __init__(self) -> None:
+        self._free_at = time.monotonic() - _MINUTE_S  # the bucket was full a minute before
+
+    def take(self, per_minute: int) -> float:
+        """Take one request: 0, or the seconds until there is one."""
+        now, each_s = time.monotonic(), _MINUTE_S / per_minute
+        free_at = max(self._free_at, now - _MINUTE_S) + each_s
+        if free_at > now:
+            return free_at - now
+        self._free_at = free_at
+        return 0.0
 
 
 def body_too_large(limit: int) -> Problem:
@@ -95,16 +207,16 @@ def body_too_large(limit: int) -> Problem:
     return too_large(f"body: expected at most {limit} bytes, got more", "body_bytes")
 
 
-def _password(basic: str) -> str:
-    """Of HTTP's basic authentication, which is all that Label Studio offers; the name is not used.
+def too_many(detail: str, reason: str, wait_s: float = RETRY_AFTER_S) -> Problem:
+    """429: another try may succeed after some seconds."""
+    seconds = max(int(wait_s + 0.999), 1)
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"{detail} Try again in {seconds} s.",
+        reason,
+        {"Retry-After": str(seconds)},
+    )
 
-    In latin-1, as headers are.
-    """
-    try:
-        return base64.b64decode(basic.strip(), validate=True).decode("latin-1").partition(":")[2]
-    except (binascii.Error, ValueError):
-        return ""
 
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+def _nothing() -> None:
+    """Nothing to abort."""

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bpr.service.gate import Gate, body_too_large
+from bpr.service.gate import Gate, Place
 from bpr.service.inputs import Patience
 from bpr.service.metrics import Metrics
 from bpr.service.problems import Problem, problem_response, unavailable
@@ -26,6 +26,9 @@ logger = logging.getLogger("bpr.service.requests")
 
 CLIENT_LEFT = 499  # as nginx counts answers that nobody waits for
 _LINGER_S = 2.0  # reading what a refused client still sends, so that it sees the answer
+_WINDOW_S = 5.0  # in each, a body must grow by its share of `min_upload_bytes_per_s`
+_PIECE = 65536  # bytes of an answer that are handed over at a time
+CONNECTION = "bpr.connection"  # in a scope's extensions, where our own server runs the app
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SAFE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -93,14 +96,15 @@ class Guard:
         with contextlib.ExitStack() as stack:
             headers = Headers(scope=scope)
             try:
-                stack.enter_context(self._gate.enter(headers))
+                place = stack.enter_context(self._gate.enter(headers, _address(scope)))
             except Problem:
                 if "expect" not in headers:  # with it, the client waits for a word first
                     await _discard(receive)
                 raise
+            exchange.place = place
             patience = Patience(self._settings.request_timeout_s)
-            scope["state"]["patience"] = patience
-            body = _Body(receive, self._settings)
+            scope["state"].update(patience=patience, key=place.key_name)
+            body = _Body(receive, place, self._settings)
             await self._run_while_wanted(scope, body, exchange, patience)
 
     async def _run_while_wanted(
@@ -119,6 +123,9 @@ class Guard:
                 work.result()
             elif watch.done():
                 raise _ClientLeft
+            elif exchange.has_begun:
+                exchange.abort()
+                raise _ClientLeft
             else:
                 raise patience.problem()
         finally:
@@ -136,6 +143,8 @@ class Guard:
         self._metrics.latency.labels(route).observe(seconds)
         state = scope["state"]
         reason = "client_left" if exchange.status == CLIENT_LEFT else state.get("reason")
+        if state.get("key"):
+            self._metrics.client_requests.labels(state["key"], str(exchange.status)).inc()
         if reason and route in self._costly:
             self._metrics.rejections.labels(reason).inc()
         level = logging.INFO if route in self._costly else logging.DEBUG
@@ -144,6 +153,8 @@ class Guard:
             "request",
             extra={
                 "request_id": exchange.request_id,
+                "client": _address(scope),
+                **({"key": state["key"]} if state.get("key") else {}),
                 "method": scope["method"],
                 "path": scope["path"][:200],
                 "status": exchange.status,
@@ -167,12 +178,22 @@ class _Exchange:
         self.started = time.perf_counter()
         self.status = CLIENT_LEFT  # until something was sent
         self._scope, self._send, self._gate = scope, send, gate
+        self._connection = scope.get("extensions", {}).get(CONNECTION)
+        self.place: Place | None = None  # of a request that went through the gate
         self._has_begun = False
         # of this request alone: what the server keeps there is shared by all
         scope["state"] = {**scope.get("state", {}), "request_id": self.request_id}
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the answer's head was sent."""
+        return self._has_begun
+
     async def send(self, message: Message) -> None:
-        """Pass an answer on, with the headers that all answers have."""
+        """Pass an answer on, with the headers that all answers have.
+
+        It goes out in pieces, and each piece waits until the client has taken the one before.
+        """
         if message["type"] == "http.response.start":
             self._has_begun = True
             self.status = message["status"]
@@ -183,7 +204,23 @@ class _Exchange:
             headers.setdefault("Cache-Control", "no-store")
             if self._gate.status == "draining":
                 headers["Connection"] = "close"
+            if self.place is not None:
+                self.place.begin_answer(self.abort)
+        elif message["type"] == "http.response.body":
+            body = memoryview(message.get("body", b""))
+            while len(body) > _PIECE:
+                piece = {**message, "body": bytes(body[:_PIECE]), "more_body": True}
+                await self._send(piece)
+                body = body[_PIECE:]
+            message = {**message, "body": bytes(body)}
         await self._send(message)
+        if self._connection is not None and self._connection.is_lost:
+            self.status = CLIENT_LEFT
+
+    def abort(self) -> None:
+        """Cut the connection. Behind a proxy of Ray there is none to cut."""
+        if self._connection is not None:
+            self._connection.abort()
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem, unless an answer has begun."""
@@ -199,45 +236,66 @@ class _Exchange:
 class _Body:
     """The body of a request as it comes in: not too large, not too slow."""
 
-    def __init__(self, receive: Receive, settings: ServiceSettings) -> None:
-        self._receive, self._limit = receive, settings.max_body_bytes
+    def __init__(self, receive: Receive, place: Place, settings: ServiceSettings) -> None:
+        self._receive, self._place = receive, place
         self._timeout_s = settings.upload_timeout_s
+        self._window = settings.min_upload_bytes_per_s * _WINDOW_S  # bytes
         self._deadline = time.monotonic() + settings.upload_timeout_s
-        self._size = 0
+        self._window_ends = time.monotonic() + _WINDOW_S
+        self._in_window = 0
         self._is_complete = asyncio.Event()
 
     async def receive(self) -> Message:
-        """The next piece.
+        """The next piece. With the last one, the request takes its place for work.
 
         Raises:
-            Problem: 413 too many bytes, whatever Content-Length said; 408 too slow.
+            Problem: 413 too many bytes, whatever Content-Length said; 408 too slow; 429 no place.
         """
         if self._is_complete.is_set():
             await asyncio.Event().wait()  # `wait_for_disconnect` ends the request
-        remaining = self._deadline - time.monotonic()
+        until = min(self._deadline, self._window_ends)
         try:
-            message = await asyncio.wait_for(self._receive(), max(remaining, 0))
+            message = await asyncio.wait_for(self._receive(), max(until - time.monotonic(), 0))
         except asyncio.TimeoutError:
-            raise Problem(
-                HTTPStatus.REQUEST_TIMEOUT,
-                f"body: expected all of it within {self._timeout_s:g} s, got a part",
-                "slow_upload",
-                {"Connection": "close"},
-            ) from None
+            raise self._too_slow() from None
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
-            if self._size > self._limit:
+            size = len(message.get("body", b""))
+            try:
+                self._place.receive(size)
+            except Problem:
                 await _discard(self._receive)
-                raise body_too_large(self._limit)
+                raise
+            self._in_window += size
+            if self._in_window >= self._window:
+                self._in_window, self._window_ends = 0, time.monotonic() + _WINDOW_S
             if not message.get("more_body", False):
+                self._place.begin_work()
                 self._is_complete.set()
         return message
+
+    def _too_slow(self) -> Problem:
+        if time.monotonic() >= self._deadline:
+            words = f"all of it within {self._timeout_s:g} s, got a part"
+        else:
+            words = f"at least {self._window / _WINDOW_S:g} bytes a second, got fewer"
+        return Problem(
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"body: expected {words}",
+            "slow_upload",
+            {"Connection": "close"},
+        )
 
     async def wait_for_disconnect(self) -> None:
         """Return when the client has left after it sent everything."""
         await self._is_complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def _address(scope: Scope) -> str:
+    """Of the client; of what a proxy on this machine says in X-Forwarded-For."""
+    client = scope.get("client")
+    return str(client[0])[:64] if client else ""
 
 
 async def _discard(receive: Receive) -> None:

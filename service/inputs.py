@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydantic_core
 
 from bpr.pipeline.batch.job import as_prediction, usual_frame
 from bpr.pipeline.datasets.instance_maps import split_instances
@@ -25,11 +24,13 @@ from bpr.pipeline.formats.images import (
 )
 from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array, size_text
-from bpr.service.problems import Problem, bad_request, too_large, unavailable, unusable, wrong_type
+from bpr.service.json_input import parse_json
+from bpr.service.problems import Problem, too_large, unavailable, unusable, wrong_type
 from bpr.service.settings import ServiceSettings
 
 _IMAGE_FORMATS = {"PNG": "PNG", "JPEG": "JPEG", "MPO": "JPEG", "WEBP": "WebP"}
 _MASK_FORMATS = {"PNG": "PNG"}
+_ECHO_SHARE = 4  # of `max_json_bytes`, the part that fields beside segmentations may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,8 @@ class MaskBudget:
             )
 
 
-def _check_count(count: int, limits: ServiceSettings) -> None:
+def check_count(count: int, limits: ServiceSettings) -> None:
+    """Problem (413) where there are more instances than a request may have."""
     if count > limits.max_instances:
         raise too_large(
             f"instances: expected at most {limits.max_instances} in a request, got {count}",
@@ -166,7 +168,7 @@ def _check_count(count: int, limits: ServiceSettings) -> None:
 def _read_masks(
     image: NamedFile, masks: Sequence[NamedFile], limits: ServiceSettings, patience: Patience
 ) -> RequestInputs:
-    _check_count(len(masks), limits)
+    check_count(len(masks), limits)
     budget = MaskBudget(limits)
     for file in masks:
         height, width = _check_header(file, _MASK_FORMATS, limits)
@@ -222,7 +224,7 @@ def _read_map(
         actual = size_text((photograph.pixels.shape[0], photograph.pixels.shape[1]))
         raise unusable(f"{file}: expected the size of the image, {actual}, got {size_text(size)}")
     regions = split_instances(values)
-    _check_count(len(regions), limits)
+    check_count(len(regions), limits)
     budget = MaskBudget(limits)
     instances = []
     for value, mask in regions:
@@ -257,27 +259,24 @@ def _read_coco(
 
 
 def _parse_records(content: bytes, limits: ServiceSettings) -> tuple[Mapping[str, Any], ...]:
-    if len(content) > limits.max_json_bytes:
-        raise too_large(
-            f"instances: expected at most {limits.max_json_bytes} bytes, got {len(content)}",
-            "json_bytes",
-        )
-    try:
-        # stops at nesting that no COCO json has; Python's own parser takes NaN
-        records = pydantic_core.from_json(content, allow_inf_nan=False, cache_strings="keys")
-    except ValueError as error:
-        raise bad_request(f"instances: expected json, got: {error}") from None
+    records = parse_json(content, "instances", limits)
     if not isinstance(records, list):
         raise unusable("instances: expected a json list of COCO instances, got something else")
-    _check_count(len(records), limits)
-    image_ids = set()
+    check_count(len(records), limits)
+    image_ids, echo = set(), 0
     for index, record in enumerate(records):
         if not isinstance(record, dict):
             raise unusable(
                 f"instances, entry {index}: expected an object with a segmentation, "
                 f"got {short(record)}"
             )
-        _check_echo(record, index)
+        echo += _count_echo(record, index)
+        if echo > limits.max_json_bytes // _ECHO_SHARE:
+            raise too_large(
+                f"instances: expected at most {limits.max_json_bytes // _ECHO_SHARE} bytes of "
+                "fields beside the segmentations, which the answer repeats, got more",
+                "json_bytes",
+            )
         image_ids.add(short(record.get("image_id")))
     if len(image_ids) > 1:
         raise unusable(
@@ -287,10 +286,11 @@ def _parse_records(content: bytes, limits: ServiceSettings) -> tuple[Mapping[str
     return tuple(records)
 
 
-def _check_echo(record: Mapping[str, Any], index: int) -> None:
-    """The answer repeats the caller's fields: they must be json again."""
+def _count_echo(record: Mapping[str, Any], index: int) -> int:
+    """Bytes of the caller's fields: the answer repeats them, so they must be json again."""
     try:
-        json.dumps({k: v for k, v in record.items() if k != "segmentation"}, allow_nan=False)
+        kept = {k: v for k, v in record.items() if k != "segmentation"}
+        return len(json.dumps(kept, allow_nan=False))
     except ValueError:  # 1e999 is read as infinity
         raise unusable(
             f"instances, entry {index}: expected finite numbers, got one out of range"

@@ -7,13 +7,12 @@ Source: api.py of label-studio-ml and ml/api_connector.py of label-studio.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from defusedxml import DefusedXmlException, ElementTree
 from fastapi import FastAPI, Request
 
 from bpr.pipeline.formats import brush
@@ -21,7 +20,14 @@ from bpr.pipeline.formats.images import NamedFile
 from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Mask, Size
 from bpr.pipeline.metrics import mask_iou
-from bpr.service.inputs import Patience, RequestInputs, read_with_masks
+from bpr.service.inputs import (
+    MaskBudget,
+    Patience,
+    RequestInputs,
+    check_count,
+    read_with_masks,
+)
+from bpr.service.json_input import parse_json
 from bpr.service.label_studio_images import fetch_image
 from bpr.service.problems import Problem, bad_request, too_large, unusable
 from bpr.service.refinery import Refinery
@@ -32,16 +38,17 @@ logger = logging.getLogger(__name__)
 PREFIX = "/label-studio"
 PREDICT = f"{PREFIX}/predict"
 
+_MAX_CONFIG = 262_144  # characters of a label_config; Label Studio's largest templates have 20,000
+
 Json = dict[str, Any]
 
 
-def add_routes(app: FastAPI, settings: ServiceSettings, model_version: str) -> None:
+def add_routes(app: FastAPI, settings: ServiceSettings) -> None:
     """Add what Label Studio asks. The app's OpenAPI document leaves it out: it is not for people.
 
     Args:
         app: with `state.refinery` once it runs.
         settings: where Label Studio is.
-        model_version: what predictions are signed with.
     """
 
     @app.get(f"{PREFIX}/health", include_in_schema=False)
@@ -51,7 +58,9 @@ def add_routes(app: FastAPI, settings: ServiceSettings, model_version: str) -> N
     @app.post(f"{PREFIX}/setup", include_in_schema=False)
     async def setup() -> Json:
         # the address and token in it could be anybody's: the settings have ours
-        return {"model_version": model_version}
+        # Label Studio asks this once, so it is answered while the model is still loading too
+        refinery = app.state.refinery
+        return {"model_version": settings.weights if refinery is None else refinery.model.name}
 
     @app.post(f"{PREFIX}/webhook", include_in_schema=False)
     async def webhook() -> Json:
@@ -59,7 +68,7 @@ def add_routes(app: FastAPI, settings: ServiceSettings, model_version: str) -> N
 
     @app.post(PREDICT, include_in_schema=False)
     async def predict(request: Request) -> Json:
-        asked = _parse(await request.body())
+        asked = await asyncio.to_thread(_parse, await request.body(), settings)
         refinery, patience = app.state.refinery, request.state.patience
         results, problems = [], []
         for task in asked["tasks"]:
@@ -71,10 +80,10 @@ def add_routes(app: FastAPI, settings: ServiceSettings, model_version: str) -> N
                 problems.append(problem)
                 logger.warning("task %s: %s", short(task.get("id")), problem.detail)
                 result = {"result": [], "score": 0.0}
-            results.append({**result, "model_version": model_version})
+            results.append({**result, "model_version": refinery.model.name})
         if problems and len(problems) == len(results):
             raise problems[0]
-        return {"results": results, "model_version": model_version}
+        return {"results": results, "model_version": refinery.model.name}
 
 
 async def _predict_task(
@@ -85,15 +94,14 @@ async def _predict_task(
     regions = [r for r in _regions(task, context) if _is_brush(r)]
     if not regions:
         return {"result": [], "score": 0.0}
-    address = task["data"].get(_image_key(asked.get("label_config"), regions[0]))
+    key = await asyncio.to_thread(_image_key, asked.get("label_config"), regions[0])
+    address = task["data"].get(key)
     if not isinstance(address, str):
         raise unusable("task: expected the address of an image in its data, got none")
-    image = await asyncio.to_thread(
-        fetch_image, address, task.get("id"), settings, patience.remaining_s
-    )
+    image = await fetch_image(address, task.get("id"), settings, patience.remaining_s)
 
     def read() -> RequestInputs:
-        masks = [_decode(region, settings) for region in regions]
+        masks = _decode(regions, settings, patience)
         return read_with_masks(NamedFile(image, "image"), masks, settings, patience)
 
     refined = await refinery.refine(read, patience)
@@ -108,11 +116,8 @@ async def _predict_task(
     return {"result": result, "score": sum(overlaps) / len(overlaps)}
 
 
-def _parse(body: bytes) -> Json:
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise bad_request(f"body: expected json, got: {error}") from None
+def _parse(body: bytes, settings: ServiceSettings) -> Json:
+    asked = parse_json(body, "body", settings)
     tasks = asked.get("tasks") if isinstance(asked, dict) else None
     if not isinstance(tasks, list) or not all(
         isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
@@ -142,29 +147,54 @@ def _is_brush(region: Any) -> bool:
     return isinstance(value, dict) and value.get("format") == "rle" and "rle" in value
 
 
-def _decode(region: Mapping[str, Any], settings: ServiceSettings) -> Mask:
+def _decode(
+    regions: Sequence[Json], settings: ServiceSettings, patience: Patience
+) -> Sequence[Mask]:
+    """The masks of regions, within the limits of `POST /refine`."""
+    check_count(len(regions), settings)
+    sizes = [_size(region, settings) for region in regions]
+    budget = MaskBudget(settings)
+    for height, width in sizes:
+        budget.add(height * width)
+    masks = []
+    for region, size in zip(regions, sizes, strict=True):
+        patience.check()
+        try:
+            masks.append(brush.decode(region["value"]["rle"], size))
+        except ValueError as error:
+            raise unusable(f"region {short(region.get('id'))}: {error}") from None
+    return masks
+
+
+def _size(region: Json, settings: ServiceSettings) -> Size:
     height, width = region.get("original_height"), region.get("original_width")
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         raise unusable("region: expected original_height and original_width, got none")
     if height * width > settings.max_image_pixels:
         raise too_large(
             f"region: expected an image of at most {settings.max_image_pixels} pixels, got "
-            f"{width} x {height}",
+            f"{short(width)} x {short(height)}",
             "image_pixels",
         )
     if region.get("image_rotation"):
         raise unusable("region: expected an image that is not rotated in Label Studio, got one")
-    size: Size = (height, width)
-    try:
-        return brush.decode(region["value"]["rle"], size)
-    except ValueError as error:
-        raise unusable(f"region {short(region.get('id'))}: {error}") from None
+    return height, width
 
 
-def _image_key(label_config: Any, region: Mapping[str, Any]) -> str:
+def _image_key(label_config: Any, region: Json) -> str:
     """The field of a task's data that the image of a region stands in."""
-    keys = {}
-    for tag in re.findall(r"<Image\b[^>]*>", label_config if isinstance(label_config, str) else ""):
-        fields = dict(re.findall(r"(\w+)\s*=\s*[\"']([^\"']*)[\"']", tag))
-        keys[fields.get("name")] = fields.get("value", "").lstrip("$")
-    return keys.get(region.get("to_name")) or next(iter(keys.values()), "image")
+    if not isinstance(label_config, str) or not label_config.strip():
+        return "image"
+    if len(label_config) > _MAX_CONFIG:
+        raise too_large(
+            f"label_config: expected at most {_MAX_CONFIG} characters, got more", "json_bytes"
+        )
+    try:
+        root = ElementTree.fromstring(label_config, forbid_dtd=True)
+    except (ElementTree.ParseError, DefusedXmlException, ValueError):
+        raise unusable("label_config: expected the XML of Label Studio, got other text") from None
+    images = [tag for tag in root.iter("Image") if tag.get("value")]
+    to_name = region.get("to_name")
+    named = [tag for tag in images if isinstance(to_name, str) and tag.get("name") == to_name]
+    found = (named or images)[:1]
+    return str(found[0].get("value")).lstrip("$") if found else "image"

@@ -1,29 +1,47 @@
 """Images of Label Studio's tasks, from where it keeps them and from nowhere else.
 
-A task may name any address; only those of Label Studio itself, and origins that the operator
-names, are asked.
+A task may name any address. Only Label Studio itself and the origins that the operator names are
+asked. Label Studio may redirect to a store of files, but not into the operator's network.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import ipaddress
 import json
-import urllib.error
-import urllib.request
+import logging
+import re
+import socket
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import unquote
+
+import httpx
 
 from bpr.service.problems import Problem, too_large, unusable
 from bpr.service.settings import ServiceSettings
 
+logger = logging.getLogger(__name__)
+
 _CLOUD = ("s3://", "gs://", "azure-blob://")
 _PAT_DOTS = 2  # a personal access token is a JWT: three parts
-_TRIES_S = 30.0
+_TRIES_S = 30.0  # for all of an image, redirections included
+_MAX_REDIRECTS = 5
+_MAX_ADDRESS = 4096  # characters
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WORDS = {
+    HTTPStatus.UNAUTHORIZED: "; check --label-studio-api-key",
+    HTTPStatus.FORBIDDEN: "; check --label-studio-api-key",
+    HTTPStatus.NOT_FOUND: "; check --label-studio-api-key",
+}
 
 
-def fetch_image(address: str, task_id: Any, settings: ServiceSettings, seconds: float) -> bytes:
+async def fetch_image(
+    address: str, task_id: Any, settings: ServiceSettings, seconds: float
+) -> bytes:
     """The file of an image.
 
     Args:
@@ -31,107 +49,142 @@ def fetch_image(address: str, task_id: Any, settings: ServiceSettings, seconds: 
             opens, of another origin that is allowed, or a data: address.
         task_id: of the task.
         settings: where Label Studio is, and limits.
-        seconds: how long it may take.
+        seconds: how long it may take in all, at most 30.
 
     Raises:
         Problem: 422 an address that is not allowed or answers otherwise, 413 too large.
     """
     if address.startswith("data:"):
-        return _read_data(address)
+        return await asyncio.to_thread(_read_data, address)
+    try:
+        return await asyncio.wait_for(
+            _fetch(_complete(address, task_id, settings), settings), min(seconds, _TRIES_S)
+        )
+    except asyncio.TimeoutError:
+        raise unusable("image: expected all of it in time, got a part or nothing") from None
+
+
+def _complete(address: str, task_id: Any, settings: ServiceSettings) -> httpx.URL:
+    """The whole address, checked."""
     home = settings.label_studio_url or ""
+    if len(address) > _MAX_ADDRESS:
+        raise unusable(f"image: expected an address of at most {_MAX_ADDRESS} characters")
     if address.startswith(_CLOUD):
         # Label Studio answers with a redirection to a signed address of the store
-        coded = base64.urlsafe_b64encode(address.encode()).decode()
-        address = f"/tasks/{quote(str(task_id))}/presign/?fileuri={coded}"
+        if not _TASK_ID.fullmatch(str(task_id)):
+            raise unusable("task: expected an id of letters and digits, got another one")
+        coded = base64.urlsafe_b64encode(address.encode("utf-8", "replace")).decode()
+        address = f"/tasks/{task_id}/presign/?fileuri={coded}"
     if address.startswith(("upload/", "/upload/")):
         address = f"/data/{address.lstrip('/')}"
     if "://" not in address:
         address = f"{home}/{address.lstrip('/')}"
-    origin = _origin(address)
-    is_home = origin == _origin(home)
-    allowed = settings.label_studio_origins
-    if not is_home and "*" not in allowed and origin not in map(_origin, allowed):
+    url = _parse(address)
+    allowed = [_origin(_parse(home)), *_allowed(settings)]
+    if "*" not in settings.label_studio_origins and _origin(url) not in allowed:
         raise unusable(
             f"image: expected an address of {home} or of label_studio_origins, got one of "
-            f"{origin}; allow it with --label-studio-origins {origin}"
+            f"{_origin(url)}; allow it with --label-studio-origins {_origin(url)}"
         )
-    timeout = min(seconds, _TRIES_S)
-    return _get(address, _authorization(settings, timeout) if is_home else None, settings, timeout)
+    return url
 
 
-def _get(
-    address: str, authorization: str | None, settings: ServiceSettings, timeout: float
-) -> bytes:
-    request = urllib.request.Request(address)
-    if authorization is not None:
-        # not sent to where Label Studio redirects: a store has signatures of its own
-        request.add_unredirected_header("Authorization", authorization)
-    limit = settings.max_body_bytes
+async def _fetch(url: httpx.URL, settings: ServiceSettings) -> bytes:
+    home = _origin(_parse(settings.label_studio_url or ""))
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+        headers: Mapping[str, str] = {}
+        if _origin(url) == home:
+            headers = await _authorization(client, settings)
+        for _ in range(_MAX_REDIRECTS + 1):
+            try:
+                async with client.stream("GET", url, headers=headers) as answer:
+                    _check_peer(answer, url, settings)
+                    if answer.status_code == HTTPStatus.OK:
+                        return await _read(answer, settings.max_body_bytes)
+                    location = answer.headers.get("location")
+                    if not answer.is_redirect or location is None:
+                        advice = _WORDS.get(HTTPStatus(answer.status_code), "")
+                        raise unusable(
+                            f"image: expected a file at {_shown(url)}, got status "
+                            f"{answer.status_code}{advice}"
+                        )
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+                # what it was tells about the operator's network: that is for the log
+                logger.warning("image: %s: %r", _shown(url), error)
+                raise unusable(
+                    f"image: expected a file at {_shown(url)}, got no answer that can be read"
+                ) from None
+            url = await _follow(url, location, settings)
+            headers = {}  # no token: a store has signatures of its own
+    raise unusable(f"image: expected at most {_MAX_REDIRECTS} redirections, got more")
+
+
+async def _read(answer: httpx.Response, limit: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in answer.aiter_bytes():
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise too_large(f"image: expected at most {limit} bytes, got more", "body_bytes")
+    return b"".join(pieces)
+
+
+async def _follow(url: httpx.URL, location: str, settings: ServiceSettings) -> httpx.URL:
+    """Where a redirection leads, if that is Label Studio, an allowed origin or a public address."""
+    target = _parse(str(url.join(_parse(location, is_whole=False))))
+    if _is_named(target, settings):
+        return target
+    loop = asyncio.get_running_loop()
     try:
-        with _OPENER.open(request, timeout=timeout) as answer:
-            content: bytes = answer.read(limit + 1)
-    except urllib.error.HTTPError as error:
-        error.close()
-        advice = (
-            "; check --label-studio-api-key"
-            if error.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
-            else ""
-        )
+        found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        is_public = all(_is_public(str(address[4][0])) for address in found)
+    except (OSError, ValueError):
+        is_public = False
+    if not is_public:
         raise unusable(
-            f"image: expected a file at {_shown(address)}, got status {error.code}{advice}"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise unusable(f"image: expected an answer from {_shown(address)}, got: {reason}") from None
-    if len(content) > limit:
-        raise too_large(f"image: expected at most {limit} bytes, got more", "body_bytes")
-    return content
+            "image: expected a redirection to an allowed origin or a public address, got another"
+        )
+    return target
 
 
-class _NoFiles(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but only to HTTP."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        if urlsplit(newurl).scheme not in ("http", "https"):
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-# no FileHandler, no FTPHandler, no proxies of the environment
-_OPENER = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.HTTPHandler(),
-    urllib.request.HTTPSHandler(),
-    urllib.request.HTTPDefaultErrorHandler(),
-    urllib.request.HTTPErrorProcessor(),
-    _NoFiles(),
-):
-    _OPENER.add_handler(_handler)
+def _check_peer(answer: httpx.Response, url: httpx.URL, settings: ServiceSettings) -> None:
+    """A name may lead elsewhere than a moment ago: look at where the connection went."""
+    if _is_named(url, settings):
+        return
+    stream = answer.extensions.get("network_stream")
+    peer = stream.get_extra_info("server_addr") if stream is not None else None
+    if peer is None or not _is_public(peer[0]):
+        raise ValueError("expected a public address")
 
 
-def _authorization(settings: ServiceSettings, timeout: float) -> str | None:
+def _is_named(url: httpx.URL, settings: ServiceSettings) -> bool:
+    """Whether the operator has named the origin of an address."""
+    home = _origin(_parse(settings.label_studio_url or ""))
+    return _origin(url) in (home, *_allowed(settings))
+
+
+def _is_public(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_global
+
+
+async def _authorization(client: httpx.AsyncClient, settings: ServiceSettings) -> Mapping[str, str]:
     if settings.label_studio_api_key is None:
-        return None
+        return {}
     key = settings.label_studio_api_key.get_secret_value()
     if key.count(".") != _PAT_DOTS:
-        return f"Token {key}"
+        return {"Authorization": f"Token {key}"}
     # a personal access token only opens for tokens that last some minutes
-    request = urllib.request.Request(
-        urljoin(f"{settings.label_studio_url}/", "api/token/refresh"),
-        json.dumps({"refresh": key}).encode(),
-        {"Content-Type": "application/json"},
-    )
     try:
-        with _OPENER.open(request, timeout=timeout) as answer:
-            return f"Bearer {json.loads(answer.read(1 << 20))['access']}"
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
+        answer = await client.post(
+            f"{settings.label_studio_url}/api/token/refresh", json={"refresh": key}
+        )
+        answer.raise_for_status()
+        return {"Authorization": f"Bearer {json.loads(answer.content)['access']}"}
+    except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+        logger.warning("token of Label Studio: %r", error)
         raise Problem(
             HTTPStatus.BAD_GATEWAY,
-            f"Label Studio does not take label_studio_api_key: {getattr(error, 'code', error)}.",
+            "Label Studio does not take label_studio_api_key, or does not answer.",
             "label_studio",
         ) from None
 
@@ -146,14 +199,32 @@ def _read_data(address: str) -> bytes:
         raise unusable("image: expected data in base64, got another data: address") from None
 
 
-def _origin(address: str) -> str:
+def _parse(address: str, is_whole: bool = True) -> httpx.URL:
+    """An address of HTTP without dot segments, which a server would resolve."""
     try:
-        parts = urlsplit(address)
-        return f"{parts.scheme}://{parts.netloc}".lower()
-    except ValueError:
-        raise unusable("image: expected an address, got one that is none") from None
+        url = httpx.URL(address)
+        segments = re.split(r"[/\\]", unquote(url.raw_path.decode("ascii").partition("?")[0]))
+        written = re.split(r"[/\\]", unquote(unquote(address.partition("?")[0])))
+    except (httpx.InvalidURL, ValueError):
+        raise unusable("image: expected an address, got one that cannot be read") from None
+    if is_whole and (url.scheme not in ("http", "https") or not url.host):
+        raise unusable(
+            "image: expected an address of http or https, got one of "
+            f"{url.scheme[:20]}:// without allowing it"
+        )
+    if is_whole and ".." in (*segments, *written):
+        raise unusable("image: expected an address without .. in its path, got one with it")
+    return url
 
 
-def _shown(address: str) -> str:
+def _allowed(settings: ServiceSettings) -> list[str]:
+    return [_origin(_parse(o)) for o in settings.label_studio_origins if o != "*"]
+
+
+def _origin(url: httpx.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+
+def _shown(url: httpx.URL) -> str:
     """Without its query: there may be signatures in it."""
-    return address.partition("?")[0][:200]
+    return str(url.copy_with(query=None))[:200]

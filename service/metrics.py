@@ -33,6 +33,10 @@ class Metrics:
             "bpr_rejections", "Requests that were not answered with masks", ["reason"],
             registry=self.registry,
         )  # fmt: skip
+        self.client_requests = Counter(
+            "bpr_client_requests", "Answers by name of the API key and status", ["key", "status"],
+            registry=self.registry,
+        )  # fmt: skip
         self.instances = Counter("bpr_instances", "Instances refined", registry=self.registry)
         self.patches = Counter("bpr_patches", "Patches predicted", registry=self.registry)
         self.batch_fill = Histogram(

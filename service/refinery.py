@@ -232,7 +232,7 @@ class Refinery:
         except asyncio.CancelledError:
             patience.give_up()
             if not future.cancel():
-                await asyncio.wait([wrapped])
+                await asyncio.gather(wrapped, return_exceptions=True)  # nobody wants its outcome
             raise
 
     def _plan(self, inputs: RequestInputs, patience: Patience) -> Plan:

@@ -6,14 +6,19 @@ import asyncio
 import logging
 import socket
 import time
+import uuid
 from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from bpr.service.gate import Gate
+from bpr.service.guard import CONNECTION
+from bpr.service.problems import problem_response
 from bpr.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -21,6 +26,7 @@ logger = logging.getLogger(__name__)
 # the end waits for this long without work: who heard the last answer may be asking again
 _QUIET_TICKS = 5  # of a tenth of a second
 _LAST_WORD_S = 1.0  # for a client that has connected and not yet asked
+_UNREAD_S = 10.0  # for a client to take what was sent to it, a piece of an answer at a time
 
 
 class DrainingServer(uvicorn.Server):
@@ -67,15 +73,24 @@ class DrainingServer(uvicorn.Server):
                 logger.warning("ending with %d requests unfinished", self._gate.in_process)
             self._quiet_ticks = 0 if self._gate.in_process else self._quiet_ticks + 1
             self.should_exit = is_late or self._quiet_ticks > _QUIET_TICKS
+        if self._gate.failure is not None:
+            self.should_exit = True
         return await super().on_tick(counter)
 
 
 def serve(app: FastAPI, listener: socket.socket, settings: ServiceSettings) -> None:
-    """Run an app of `create_app` until SIGTERM or SIGINT."""
+    """Run an app of `create_app` until SIGTERM or SIGINT.
+
+    Raises:
+        Exception: what loading the networks ended with.
+    """
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     logger.info("listening", extra={"url": f"http://{shown}:{port}"})
     DrainingServer(app, settings).run([listener])
+    failure: Exception | None = app.state.gate.failure
+    if failure is not None:
+        raise failure
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -92,16 +107,66 @@ def listen(host: str, port: int) -> socket.socket:
         raise
 
 
-def _impatient(timeout_s: float) -> type[H11Protocol]:
-    """HTTP that hangs up on a client which does not finish its first headers in time.
+class Connection:
+    """What the guard needs of the connection of a request."""
 
-    At the end of the service a client that has only just connected is still told so.
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it ended before the whole answer was handed over."""
+        return self._cycle.disconnected
+
+    def abort(self) -> None:
+        """Cut it. Bytes that are not sent are dropped."""
+        self._cycle.transport.abort()
+
+
+def _impatient(timeout_s: float) -> type[H11Protocol]:
+    """HTTP that hangs up on clients that stop in mid-request, or do not take their answers.
+
+    The headers of every request must come within `timeout_s`, not only those of the first. What
+    was written must be taken within _UNREAD_S (or `timeout_s`, if that is shorter); the guard
+    writes answers in pieces. At the end of the service a client that has only just connected is
+    still told so.
     """
 
     class ImpatientProtocol(H11Protocol):
+        _headers_timer: asyncio.TimerHandle | None = None
+        _unread_timer: asyncio.TimerHandle | None = None
+        _known: RequestResponseCycle | None = None  # the cycle whose scope has its connection
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.loop.call_later(timeout_s, self._hang_up_if_silent)
+            transport.set_write_buffer_limits(high=0)  # `pause_writing` when anything is unsent
+            self._watch_headers()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_headers_timer()
+            self._stop_unread_timer()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch_headers()
+
+        def handle_events(self) -> None:
+            super().handle_events()
+            if self.cycle is not None and self.cycle is not self._known:
+                self._known = self.cycle
+                extensions: dict[str, Any] = {CONNECTION: Connection(self.cycle)}
+                self.cycle.scope["extensions"] = extensions
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._unread_timer is None:
+                seconds = min(timeout_s, _UNREAD_S)
+                self._unread_timer = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_unread_timer()
 
         def shutdown(self) -> None:
             """Called for each connection when the service ends."""
@@ -118,12 +183,39 @@ def _impatient(timeout_s: float) -> type[H11Protocol]:
                 cycle.disconnected = True
                 cycle.message_event.set()
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                super().send_400_response(msg)
-            else:
-                self.transport.close()
+                self._send_problem(msg)
+            self.transport.close()
+
+        def _send_problem(self, msg: str) -> None:
+            scope: Scope = {"state": {"request_id": uuid.uuid4().hex[:16]}}
+            detail = f"{msg} Expected HTTP/1.1."
+            response = problem_response(400, detail, scope, {"Connection": "close"})
+            head = h11.Response(
+                status_code=400, headers=response.raw_headers, reason=b"Bad Request"
+            )
+            for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
+
+        def _watch_headers(self) -> None:
+            """Start the time for a request's headers, or stop it when they are there."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_headers_timer()
+            elif self._headers_timer is None:
+                self._headers_timer = self.loop.call_later(timeout_s, self._hang_up_if_silent)
 
         def _hang_up_if_silent(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+            is_idle = self.cycle is None or self.cycle.response_complete
+            if is_idle and not self.transport.is_closing():
                 self.transport.close()
+
+        def _stop_headers_timer(self) -> None:
+            if self._headers_timer is not None:
+                self._headers_timer.cancel()
+            self._headers_timer = None
+
+        def _stop_unread_timer(self) -> None:
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
+            self._unread_timer = None
 
     return ImpatientProtocol

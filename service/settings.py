@@ -83,6 +83,15 @@ class ServiceSettings(BaseSettings):
     max_requests: int = Field(
         16, gt=0, description="requests in the process, queue included; more are answered 429"
     )
+    max_uploads: int = Field(
+        256, gt=0, description="requests whose bodies are being received; more are answered 429"
+    )
+    max_client_requests: int = Field(
+        128,
+        gt=0,
+        description="requests of one client at a time: of one API key, or of one address where "
+        "there are no keys; more are answered 429",
+    )
     max_body_bytes: int = Field(64 * MB, gt=0, description="bytes of a request's body")
     max_json_bytes: int = Field(8 * MB, gt=0, description="bytes of the part `instances`")
     max_image_pixels: int = Field(
@@ -103,6 +112,9 @@ class ServiceSettings(BaseSettings):
     upload_timeout_s: float = Field(
         30, gt=0, description="for a client to send its headers, and then its body"
     )
+    min_upload_bytes_per_s: int = Field(
+        4096, ge=0, description="bodies that come more slowly for 5 seconds are refused"
+    )
     request_timeout_s: float = Field(
         120, gt=0, description="for a request, from its first byte to the answer's last one"
     )
@@ -112,6 +124,11 @@ class ServiceSettings(BaseSettings):
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that open the API, with commas between; none: it is open"
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="TOML file of API keys with names and limits, read again when it changes; "
+        "unset: there is none",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins of other sites' pages that may call the API, with commas between"

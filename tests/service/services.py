@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import httpx
 from bpr.pipeline.detection import InstanceDetector
 from bpr.pipeline.network import network_of
 from bpr.refiner.predictor import LoadedPredictor
-from bpr.service.app import create_app
+from bpr.service.app import Networks, create_app
 from bpr.service.server import DrainingServer, listen
 from bpr.service.settings import ServiceSettings
 
@@ -61,12 +62,22 @@ def running(
     predictor: LoadedPredictor,
     wait: bool = True,
     detector: InstanceDetector | None = None,
+    loaded: threading.Event | None = None,
     **settings,
 ) -> Iterator[Service]:
-    """The app behind a real uvicorn in a thread of this process; ready, unless not waited for."""
-    chosen = ServiceSettings(**settings)
+    """The app behind a real uvicorn in a thread of this process; ready, unless not waited for.
+
+    Where `loaded` is given, loading takes until it is set.
+    """
+
+    def load() -> Networks:
+        assert loaded is None or loaded.wait(60)
+        return Networks(network_of(predictor), detector)
+
+    named = {} if detector is None else {"detector": detector.name}
+    chosen = ServiceSettings(**named, **settings)
     listener = listen("127.0.0.1", 0)
-    server = DrainingServer(create_app(chosen, network_of(predictor), detector), chosen)
+    server = DrainingServer(create_app(chosen, load), chosen)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -136,3 +147,34 @@ def until(condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@contextmanager
+def connected(service: Service, source: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A bare connection to a service, from any address of this machine (127.0.0.2, ...)."""
+    where = httpx.URL(service.url)
+    address = (where.host, where.port)
+    with socket.create_connection(address, timeout=60, source_address=(source, 0)) as connection:
+        yield connection
+
+
+def request_bytes(parts, path: str = "/refine") -> bytes:
+    """A good POST with files, as bytes."""
+    request = httpx.Request("POST", f"http://service{path}", files=parts)
+    body = request.read()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Length: {len(body)}\r\n"
+        f"Content-Type: {request.headers['content-type']}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the connection ends, in good order or not."""
+    said = b""
+    try:
+        while piece := connection.recv(65536):
+            said += piece
+    except ConnectionError:
+        pass
+    return said

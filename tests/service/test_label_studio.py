@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -25,6 +26,16 @@ TOKEN = "0123abc"
 PAT = "aa.bb.cc"
 CONFIG = """<View><Image name="img" value="$photo" zoom="true"/>
 <BrushLabels name="tag" toName="img" smart="true"><Label value="Cup"/></BrushLabels></View>"""
+
+
+ODD_ANSWERS = {
+    "/garbage": b"\x00\x01 no http \xff\r\n\r\n",
+    "/chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc",
+    "/short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+    "/gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "/nowhere": b"HTTP/1.1 302 Found\r\nLocation: http://[::\r\nContent-Length: 0\r\n\r\n",
+    "/silent": b"",
+}
 
 
 class LabelStudio(ThreadingHTTPServer):
@@ -50,6 +61,22 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/data/upload/1/a.png":
             self.answer(200, self.server.image)
+        elif self.path == "/drip":
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b"a")
+                    time.sleep(0.1)
+            except OSError:
+                return
+        elif self.path in ODD_ANSWERS:
+            self.wfile.write(ODD_ANSWERS[self.path])
+        elif self.path == "/to-a-private-address":
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/store/a")
+            self.end_headers()
         elif self.path == "/to-a-file":
             self.send_response(302)
             self.send_header("Location", "file:///etc/hostname")
@@ -122,12 +149,13 @@ def task(scene, address="/data/upload/1/a.png", **fields):
     }  # fmt: skip
 
 
-def ask(service, *tasks, context=None, headers=None):
+def ask(service, *tasks, context=None, headers=None, config=CONFIG):
     body = {
-        "tasks": list(tasks), "project": "1.1700000000", "label_config": CONFIG,
+        "tasks": list(tasks), "project": "1.1700000000", "label_config": config,
         "model_version": None, "params": {"login": None, "password": None, "context": context},
     }  # fmt: skip
-    return service.client.post("/label-studio/predict", json=body, headers=headers)
+    content = json.dumps(body)  # as ASCII: half a surrogate cannot be sent otherwise
+    return service.client.post("/label-studio/predict", content=content, headers=headers)
 
 
 def check_masks(regions, scene, refined):
@@ -207,8 +235,19 @@ def test_a_personal_access_token_is_exchanged(predictor, scene, studio):
 
 WRONG = {
     "other origin": ("http://10.0.0.1/a.png", 422, "expected an address of http://127.0.0.1"),
-    "file": ("file:///etc/hostname", 422, "got one of file://"),
-    "redirected to a file": ("/to-a-file", 422, "got status 302"),
+    "file": ("file:///etc/hostname", 422, "expected an address of http or https"),
+    "redirected to a file": ("/to-a-file", 422, "expected an address of http or https"),
+    "redirected inwards": ("/to-a-private-address", 422, "or a public address, got another"),
+    "space": ("/a b.png", 422, "got status 404"),
+    "newline": ("/a\nb.png", 422, "cannot be read"),
+    "other script": ("/фото.png", 422, "got status 404"),
+    "half a surrogate": ("/\udc80.png", 422, "cannot be read"),
+    "dots": ("/data/../api/token", 422, "without .. in its path"),
+    "hidden dots": ("/data/%2e%2e/api/token", 422, "without .. in its path"),
+    "no port": ("http://localhost:99999/a.png", 422, "cannot be read"),
+    "no name": ("http:///a.png", 422, "expected an address of http or https"),
+    "long": ("/" + "a" * 5000, 422, "at most 4096 characters"),
+    **{path[1:]: (path, 422, "got ") for path in ODD_ANSWERS},
     "gone": ("/data/upload/1/b.png", 422, "got status 404; check --label-studio-api-key"),
     "data": ("data:image/png,abc", 422, "expected data in base64"),
     "no image": ("data:image/png;base64,AAAA", 415, "expected a PNG or JPEG or WebP file"),
@@ -225,6 +264,69 @@ def test_an_image_that_cannot_be_had_is_a_problem_in_words(service, scene, what)
         "application/problem+json",
     )
     assert words in answer.json()["detail"]
+
+
+def test_a_drip_is_cut_off_at_its_deadline(predictor, scene, studio):
+    settings = {"label_studio_url": studio.url, "label_studio_api_key": TOKEN}
+    with running(predictor, request_timeout_s=2, **settings) as service:
+        started = time.monotonic()
+        assert ask(service, task(scene, "/drip")).status_code in (422, 503)
+        assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("identity", ["../../api/token", "7/..", "", {"a": 1}])
+def test_ids_of_tasks_are_no_paths(service, scene, studio, identity):
+    before = len(studio.asked)
+    answer = ask(service, task(scene, "s3://b/a.png", id=identity))
+    assert answer.status_code == 422
+    assert len(studio.asked) == before
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "<Image " + "a" * 60_000 + ">",
+        "<Image " + "a=" * 60_000,
+        "<View>" * 40_000,
+        '<!DOCTYPE a [<!ENTITY b "c">]><View/>',
+        "no xml",
+    ],
+)
+def test_a_label_config_that_is_an_attack_is_refused_at_once(service, scene, config):
+    started = time.monotonic()
+    answer = ask(service, task(scene), config=config)
+    assert answer.status_code in (413, 422)
+    assert "label_config: expected" in answer.json()["detail"]
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("to_name", [[], {}, None, 3, "other"])
+def test_a_region_of_no_image_takes_the_only_one(service, scene, refined, to_name):
+    drawn = {"result": [region(scene.masks[0], "r", to_name=to_name)]}
+    answer = ask(service, task(scene, annotations=[drawn]))
+    check_masks(answer.json()["results"][0]["result"], Cut(scene), refined[:1])
+
+
+def test_regions_count_against_the_limits_before_they_are_decoded(predictor, scene, studio):
+    """64 regions of 4800 pixels are within the limits of one request only up to 50."""
+    settings = {"label_studio_url": studio.url, "label_studio_api_key": TOKEN}
+    with running(predictor, max_mask_pixels=50 * 4800, **settings) as service:
+        many = {"result": [region(scene.masks[0], f"r{k}") for k in range(64)]}
+        answer = ask(service, task(scene, annotations=[many]))
+        assert answer.status_code == 413
+        assert "pixels of all masks together" in answer.json()["detail"]
+    with running(predictor, max_instances=50, **settings) as service:
+        answer = ask(service, task(scene, annotations=[many]))
+        assert answer.status_code == 413
+        assert "at most 50 in a request, got 64" in answer.json()["detail"]
+
+
+def test_a_body_of_brackets_is_refused_before_it_is_parsed(service):
+    started = time.monotonic()
+    answer = service.client.post("/label-studio/predict", content=b"[" + b"[]," * 2_700_000)
+    assert answer.status_code == 413
+    assert "objects and lists" in answer.json()["detail"]
+    assert time.monotonic() - started < 5
 
 
 def test_one_bad_task_of_several_gets_no_regions(service, scene, refined):

@@ -92,6 +92,25 @@ class TestHealth:
             service.wait_until_ready()
             assert service.refine(scene.mask_parts).status_code == 200
 
+    def test_it_listens_before_the_weights_are_loaded(self, predictor, scene):
+        loaded = threading.Event()
+        with running(predictor, wait=False, loaded=loaded) as service:
+            assert service.client.get("/healthz").json() == {"status": "loading"}
+            assert service.client.get("/").status_code == 200
+            paths = ("/readyz", "/v2/health/ready", "/v2/models/random/ready")
+            for answer in (*map(service.client.get, paths), service.refine(scene.mask_parts)):
+                assert answer.status_code == 503
+                assert "still loading" in answer.json()["detail"]
+                assert int(answer.headers["retry-after"]) > 0
+            loaded.set()
+            service.wait_until_ready()
+            assert codes(service.refine(scene.mask_parts)) == expected_codes(scene, predictor)
+
+    def test_weights_that_cannot_be_loaded_end_the_process_in_words(self, tmp_path, capsys):
+        nothing = tmp_path / "nothing.safetensors"
+        assert main(["serve", "--port", "0", "--weights", str(nothing)]) == 2
+        assert "nothing.safetensors" in capsys.readouterr().err.splitlines()[-1]
+
 
 class TestMetrics:
     def test_they_count_what_was_done(self, predictor, scene):

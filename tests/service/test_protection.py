@@ -80,6 +80,9 @@ REFUSED = [
     (lambda s: [s.image_part, *[s.mask_parts[1]] * 1010], 413, "at most 1002 parts"),
     (lambda s: [s.image_part, as_json([{}] * 1001)], 413, "at most 1000 in a request, got 1001"),
     (lambda s: [s.image_part, as_json([[0] * 5_000_000])], 413, "instances: expected at most"),
+    (lambda s: [s.image_part, ("instances", ("i", b"[" + b"[]," * 2_700_000))], 413, "objects and"),
+    (lambda s: [s.image_part, ("instances", ("i", b"[" + b"1," * 4_000_000))], 413, "values, got"),
+    (lambda s: [s.image_part, as_json([{"note": "x" * 3_000_000}])], 413, "which the answer repea"),
     (lambda s: [s.image_part, ("instances", (None, "[" + " " * 2**24 + "]"))], 413, "bytes, got"),
     # content
     (lambda s: [("image", ("a", s.image_part[1][1][:200])), s.mask_parts[1]], 422, "image (a): "),
@@ -166,6 +169,10 @@ def test_a_body_without_its_end_is_no_body_with_less_in_it(service, scene):
 def test_unknown_addresses_and_methods_are_problems(service):
     assert "nothing at this address" in problem(service.client.get("/nothing"), 404)
     assert "another method" in problem(service.client.get("/refine"), 405)
+    # not a redirection, which would lead to whatever host the request names
+    answer = service.client.post("/refine/", headers={"Host": "evil.example"})
+    assert "nothing at this address" in problem(answer, 404)
+    assert "location" not in answer.headers
 
 
 def test_a_wrong_option_is_a_problem(service, scene):
@@ -240,6 +247,7 @@ class TestSafeHeaders:
             other = {**ask, "origin": "https://b.example"}
             denied = opened.client.options("/refine", headers=other)
             assert "access-control-allow-origin" not in denied.headers
+            assert "Origin: expected one of cors_origins" in problem(denied, 400)
 
     def test_a_request_id_is_kept_if_it_is_harmless(self, service):
         for given, kept in (("job-7_a.b", True), ("a b", False), ("x" * 65, False)):
@@ -300,6 +308,9 @@ class TestTheBody:
     def test_a_length_that_is_no_number_is_refused(self, small):
         said = talk(small, b"POST /refine HTTP/1.1\r\nHost: a\r\nContent-Length: lots\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 400")
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert b"application/problem+json" in head
+        assert json.loads(body)["status"] == 400
 
     @pytest.mark.parametrize("accept", ["*/*", "text/csv"])
     def test_a_body_that_is_no_http_is_answered_once(self, small, accept, caplog):
