@@ -386,7 +386,7 @@ def _to_rgb(loaded: _Page, path: ImageFile) -> tuple[UInt8Array, str]:
     file = loaded.file
     if file.mode in _SIXTEEN_BIT_GREY:
         # convert("L") would clip instead of scaling
-        grey, stretched = _to_8_bits(np.asarray(file).astype(np.int64))
+        grey, stretched = _to_8_bits(np.asarray(file))
         return np.repeat(grey[..., None], 3, axis=-1), stretched
     if file.mode == "P":
         return np.asarray(file.convert("RGBA").convert("RGB")), ""
