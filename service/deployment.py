@@ -11,10 +11,16 @@ import logging
 import os
 import signal
 import threading
+import time
+import uuid
 from functools import partial
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported
+from bpr.service.ray_proxy import CALLBACK
+
+# before ray is imported; a cluster that runs already has its own
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
 
 import ray
 from fastapi import FastAPI
@@ -28,13 +34,14 @@ from bpr.service.settings import ServiceSettings
 logger = logging.getLogger(__name__)
 
 APPLICATION = "bpr"
+_FAREWELL_S = 3.0  # drained replicas refuse in words for so long before they are deleted
 _REFUSALS = 1000  # requests beyond the places that a replica may be refusing at one time
 
 
 def serve_on_ray(settings: ServiceSettings) -> None:
     """Run the service on the cluster at `settings.ray_address` until SIGTERM or SIGINT.
 
-    Then no replica takes requests any more, those in process finish, and the application is
+    Then the replicas that run refuse new requests, those in process finish, and the application is
     deleted. Ray Serve itself goes on: other applications may run on it.
 
     Raises:
@@ -47,17 +54,24 @@ def serve_on_ray(settings: ServiceSettings) -> None:
     start_logging(settings.log_level)  # ray has set up its own
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port})
-        _deploy(settings, is_draining=False)
+        version = uuid.uuid4().hex
+        _deploy(settings, version, is_draining=False)
         logger.info("listening", extra={"url": f"http://{settings.host}:{settings.port}"})
         is_over.wait()
-        _deploy(settings, is_draining=True)
+        _deploy(settings, version, is_draining=True)
+        time.sleep(_FAREWELL_S)
         serve.delete(APPLICATION)  # shutdown would cut requests off
     finally:
         ray.shutdown()
 
 
-def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
-    """Start the replicas, or tell the running ones to drain: only the user_config differs."""
+def _deploy(settings: ServiceSettings, version: str, is_draining: bool) -> None:
+    """Start the replicas, or tell the running ones to drain.
+
+    Ray replaces replicas whose version is another one, and gives each deployment a new version
+    unless it has one. So both calls name the same: only the user_config differs, and Ray passes
+    it to the replicas that run.
+    """
 
     def build() -> FastAPI:
         # in the replica: an app with a network in it cannot be sent there
@@ -87,5 +101,5 @@ def _deploy(settings: ServiceSettings, is_draining: bool) -> None:
         max_ongoing_requests=settings.max_requests + _REFUSALS,
         graceful_shutdown_timeout_s=settings.drain_timeout_s,
         user_config={"is_draining": is_draining},
-    )(Refiner)
+    )(Refiner).options(version=version, _internal=True)
     serve.run(deployment.bind(), name=APPLICATION, route_prefix="/")
