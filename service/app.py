@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,15 +24,16 @@ from starlette.exceptions import HTTPException
 from bpr import __version__
 from bpr._extras import needs_extra
 from bpr.pipeline.network import LoadedNetwork, load_network
-from bpr.service import label_studio, openapi, pages
+from bpr.service import label_studio, openapi, pages, samples
 from bpr.service.answers import MEDIA_TYPES, choose_media_type
 from bpr.service.forms import read_image_alone, read_upload
 from bpr.service.gate import Gate
 from bpr.service.guard import Guard
+from bpr.service.inputs import Patience
 from bpr.service.metrics import Metrics
 from bpr.service.problems import Problem, problem_response
 from bpr.service.refinery import EncodedAnswer, RefinedRequest, Refinery, Wish
-from bpr.service.schemas import Detector, Model, RefineAnswer, Status
+from bpr.service.schemas import Detector, Model, Progress, RefineAnswer, Status
 from bpr.service.settings import ServiceSettings
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
@@ -65,6 +68,7 @@ def create_app(settings: ServiceSettings, load: Callable[[], Networks]) -> FastA
         ValueError: the file of keys cannot be read.
     """
     metrics, gate = Metrics(), Gate(settings)
+    running: dict[str, Patience] = {}
     metrics.watch("bpr_requests_in_process", "Requests let in", lambda: gate.in_process)
     metrics.watch("bpr_uploads", "Requests whose body is being received", lambda: gate.uploads)
 
@@ -88,13 +92,14 @@ def create_app(settings: ServiceSettings, load: Callable[[], Networks]) -> FastA
         redirect_slashes=False,  # redirections would name whatever host the request names
         lifespan=lifespan,
     )
-    app.state.gate, app.state.refinery = gate, None
+    app.state.gate, app.state.refinery, app.state.loading = gate, None, None
     app.add_middleware(
         Guard,
         settings=settings,
         gate=gate,
         metrics=metrics,
         costly=frozenset({REFINE, SEGMENT, label_studio.PREDICT}),
+        running=running,
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -108,10 +113,12 @@ def create_app(settings: ServiceSettings, load: Callable[[], Networks]) -> FastA
     _add_refine(app, settings)
     if settings.detector is not None:
         _add_segment(app, settings)
+    _add_progress(app, running)
     _add_operation(app, gate, metrics)
     if settings.label_studio_url is not None:
         label_studio.add_routes(app, settings)
     pages.add_routes(app)
+    samples.add_routes(app, settings)
     openapi.complete(app, has_keys=not gate.keys.is_open)
     return app
 
@@ -168,7 +175,8 @@ async def _start(
 ) -> None:
     """Load the networks, run them once, and open the gate."""
     try:
-        networks = await asyncio.to_thread(load)
+        app.state.loading = loading = _begin(load)
+        networks = await asyncio.wrap_future(loading)
         config = networks.network.config
         patches = settings.patch_settings(config.patch_size, config.padding)
     except Exception as error:
@@ -183,6 +191,21 @@ async def _start(
         logger.exception("a network failed before the first request: none will be taken")
         return
     gate.open()
+
+
+def _begin(load: Callable[[], Networks]) -> Future[Networks]:
+    """Load in a thread that nothing waits for at the end; `serve` ends the process without it."""
+    loading: Future[Networks] = Future()
+    loading.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            loading.set_result(load())
+        except Exception as error:
+            loading.set_exception(error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return loading
 
 
 def _describe(networks: Networks) -> Model:
@@ -268,6 +291,27 @@ def _respond(
     stages = (f"{stage};dur={value * 1000:.1f}" for stage, value in encoded.timings.items())
     headers = {"Server-Timing": ", ".join(stages), "Vary": "Accept"}
     return Response(encoded.content, media_type=wish.media_type, headers=headers)
+
+
+def _add_progress(app: FastAPI, running: Mapping[str, Patience]) -> None:
+    @app.get(
+        "/progress/{request_id}",
+        summary="How far a request is; its id is what it was sent with in X-Request-ID",
+        responses=openapi.NOT_RUNNING,
+        tags=["refine"],
+    )
+    async def progress(request_id: str) -> Progress:
+        patience = running.get(request_id)
+        if patience is None:
+            raise Problem(
+                HTTPStatus.NOT_FOUND,
+                "expected the X-Request-ID of a request that is being refined, got another",
+                "progress",
+            )
+        standing = patience.standing()
+        if standing is None:
+            return Progress(patches=0, patches_done=0, ahead=0)
+        return Progress(**asdict(standing))
 
 
 def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics) -> None:

@@ -1,7 +1,8 @@
 """Patches of many requests through one network, a share of every batch for each.
 
 A request has one patch or thousands. While several wait, half of each batch is divided among them
-in turn, so that a small request is answered after a few batches, whatever stands before it.
+in turn, so that a small request is answered after a few batches, whatever stands before it. A
+request of less than half a batch gets all it needs from one batch, which is made smaller for it.
 """
 
 from __future__ import annotations
@@ -37,11 +38,21 @@ class Predicted:
     network_s: float  # from there to the last answer
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a request is."""
+
+    patches: int
+    patches_done: int  # those in the batch that is running are counted too
+    ahead: int  # requests that came before and are not finished
+
+
 @dataclass(eq=False)
 class _Waiting:
     """A request whose patches are not all predicted."""
 
     pending: PendingImage
+    patches: int  # in all
     future: Future[Predicted]
     arrived: float = field(default_factory=time.perf_counter)
     begun: float | None = None
@@ -67,6 +78,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._line: deque[_Waiting] = deque()  # whoever is first gets the next share
         self._is_closed = False
+        self._rate = 0.0  # patches a second while it runs; 0: not known yet
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
         self._thread.start()
 
@@ -84,7 +96,7 @@ class Batcher:
             if self._is_closed:
                 future.set_exception(Closed())
             else:
-                self._line.append(_Waiting(pending, future))
+                self._line.append(_Waiting(pending, planned.num_patches, future))
                 self._changed.notify()
         return future
 
@@ -93,6 +105,29 @@ class Batcher:
         """Patches that somebody waits for and no batch holds yet."""
         with self._changed:
             return sum(w.pending.uncut for w in self._line if not w.future.done())
+
+    def standing(self, future: Future[Predicted]) -> Standing | None:
+        """How far a request is; None where it is not in line."""
+        with self._changed:
+            for waiting in self._line:
+                if waiting.future is future:
+                    earlier = (w for w in self._line if w.arrived < waiting.arrived)
+                    ahead = sum(not w.future.done() for w in earlier)
+                    done = waiting.patches - waiting.pending.uncut
+                    return Standing(waiting.patches, done, ahead)
+        return None
+
+    def seconds_for(self, patches: int) -> float:
+        """About how long a new request would take; 0 while the rate is not known.
+
+        It is done when all patches are, or, by its share of the batches, earlier.
+        """
+        with self._changed:
+            others = [w.pending.uncut for w in self._line if not w.future.done()]
+            if not self._rate:
+                return 0.0
+            by_share = 2 * (len(others) + 1) * patches
+            return min(sum(others) + patches, by_share) / self._rate
 
     def close(self) -> None:
         """Stop after the current batch; who still waits gets Closed."""
@@ -115,6 +150,7 @@ class Batcher:
         if line is None:
             return False
         members: list[_Waiting] = []
+        started = time.perf_counter()
         try:
             members = _fill(self._runner, line)
             size = self._runner.batch_size - self._runner.room
@@ -126,6 +162,7 @@ class Batcher:
             self._runner.clear()
         else:
             self._on_batch(size)
+            self._learn_rate(size / max(time.perf_counter() - started, 1e-6))
             for waiting in members:
                 if waiting.pending.is_complete:
                     _settle(waiting.future, _predicted(waiting))
@@ -134,6 +171,10 @@ class Batcher:
             waiting_longer = [waiting for waiting in self._line if waiting not in members]
             self._line = deque([*waiting_longer, *members[1:], *members[:1]])
         return True
+
+    def _learn_rate(self, measured: float) -> None:
+        """An average in which the last ten batches count most."""
+        self._rate = 0.9 * self._rate + 0.1 * measured if self._rate else measured
 
     def _wait_for_work(self) -> list[_Waiting] | None:
         """The line, once a batch is full or someone has waited enough; None at the end."""
@@ -154,7 +195,7 @@ class Batcher:
 
 
 def _fill(runner: Runner, line: list[_Waiting]) -> list[_Waiting]:
-    """Half of a batch for whoever came first, the rest for all others in line, evenly.
+    """Half of a batch for the request that came first, the rest for all others in line, evenly.
 
     The half makes equal requests end one after the other, so that some are decoded and encoded
     while others are predicted; the rest lets a small one pass a large one.
@@ -171,6 +212,17 @@ def _fill(runner: Runner, line: list[_Waiting]) -> list[_Waiting]:
             members.append(waiting)
         runner.add(waiting.pending, share)
 
+    half = runner.batch_size // 2
+    small = [waiting for waiting in line if waiting.patches <= half]
+    large = [waiting for waiting in line if waiting.patches > half]
+    if small and large:
+        # the smaller the batch, the sooner the small ones are done; the oldest large one gets as
+        # much as they do, so that no stream of small ones can stop it
+        for waiting in sorted(small, key=lambda waiting: waiting.pending.uncut):
+            if runner.room > half:
+                give(waiting, runner.room - half)
+        give(min(large, key=lambda waiting: waiting.arrived), runner.batch_size - runner.room)
+        return members
     first = min(line, key=lambda waiting: waiting.arrived)
     others = [waiting for waiting in line if waiting is not first]
     give(first, runner.room - runner.room // 2 if others else runner.room)

@@ -50,6 +50,7 @@ class Guard:
         gate: lets requests to the costly routes in.
         metrics: told of every answer.
         costly: paths that go through the gate.
+        running: filled with the requests that are past the gate, by request id.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class Guard:
         gate: Gate,
         metrics: Metrics,
         costly: Collection[str],
+        running: dict[str, Patience],
     ) -> None:
         self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
-        self._costly = costly
+        self._costly, self._running = costly, running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens in it."""
@@ -104,6 +106,8 @@ class Guard:
             exchange.place = place
             patience = Patience(self._settings.request_timeout_s)
             scope["state"].update(patience=patience, key=place.key_name)
+            self._running[exchange.request_id] = patience
+            stack.callback(self._running.pop, exchange.request_id, None)
             body = _Body(receive, place, self._settings)
             await self._run_while_wanted(scope, body, exchange, patience)
 

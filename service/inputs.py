@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
 
 from bpr.pipeline.batch.job import as_prediction, usual_frame
 from bpr.pipeline.datasets.instance_maps import split_instances
@@ -24,6 +23,7 @@ from bpr.pipeline.formats.images import (
 )
 from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array, size_text
+from bpr.service.batching import Standing
 from bpr.service.json_input import parse_json
 from bpr.service.problems import Problem, too_large, unavailable, unusable, wrong_type
 from bpr.service.settings import ServiceSettings
@@ -64,6 +64,8 @@ class Patience:
         self._end = time.monotonic() + seconds
         self._seconds = seconds
         self._is_over = False
+        self.standing: Callable[[], Standing | None] = lambda: None
+        """How far the network is with the request; set when it has its patches."""
 
     @property
     def remaining_s(self) -> float:
@@ -197,7 +199,7 @@ def read_with_masks(
         Problem: as `read_inputs`.
     """
     _check_header(image, _IMAGE_FORMATS, limits)
-    _check_count(len(masks), limits)
+    check_count(len(masks), limits)
     budget = MaskBudget(limits)
     instances = []
     for mask in masks:

@@ -100,6 +100,7 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
     503: _problem("The model is loading, or the service is shutting down", Retry_After=_RETRY)
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: _problem("There is no such model")}
+NOT_RUNNING: dict[int | str, dict[str, Any]] = {404: _problem("There is no such request now")}
 REFINE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The refined masks",

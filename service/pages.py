@@ -1,21 +1,11 @@
-"""What people look at: the page, its example, and /docs, all from this machine."""
+"""What people look at: the page and /docs, all from this machine."""
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import json
-from dataclasses import dataclass
 from importlib import resources
 
 import fastapi_offline
 from fastapi import FastAPI, Response
-
-from bpr.pipeline.demo.scenes import load_demo_scenes
-from bpr.pipeline.formats import rle
-from bpr.pipeline.formats.images import encode_png
-
-EXAMPLE_SCENE = "coffee"
 
 _PAGE_FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -45,18 +35,7 @@ def add_routes(app: FastAPI) -> None:
         for path, (name, media_type) in files.items():
             _add_file(app, path, (folder / name).read_bytes(), media_type)
 
-    @app.get("/example/image.png", include_in_schema=False)
-    async def example_image() -> Response:
-        example = await asyncio.to_thread(_load_example)
-        return Response(example.image, media_type="image/png", headers=_KEEP)
 
-    @app.get("/example/instances.json", include_in_schema=False)
-    async def example_instances() -> Response:
-        example = await asyncio.to_thread(_load_example)
-        return Response(example.instances, media_type="application/json", headers=_KEEP)
-
-
-_KEEP = {"Cache-Control": "max-age=3600"}
 _CHECK_EACH_TIME = {"Cache-Control": "no-cache"}
 
 
@@ -64,19 +43,3 @@ def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
     @app.get(path, include_in_schema=False)
     async def file() -> Response:
         return Response(content, media_type=media_type, headers=_CHECK_EACH_TIME)
-
-
-@dataclass(frozen=True)
-class _Example:
-    image: bytes  # PNG
-    instances: bytes  # COCO json
-
-
-@functools.cache
-def _load_example() -> _Example:
-    (scene,) = (scene for scene in load_demo_scenes() if scene.name == EXAMPLE_SCENE)
-    instances = [
-        {"name": name, "category_id": index + 1, "score": 1.0, "segmentation": rle.encode(mask)}
-        for index, (name, mask) in enumerate(zip(scene.names, scene.coarse, strict=True))
-    ]
-    return _Example(encode_png(scene.image), json.dumps(instances).encode())

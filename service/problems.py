@@ -57,9 +57,9 @@ def unusable(detail: str) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, "content")
 
 
-def unavailable(detail: str, reason: str) -> Problem:
-    """503: not now; another try may succeed."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)}
+def unavailable(detail: str, reason: str, wait_s: int = RETRY_AFTER_S) -> Problem:
+    """503: not now; another try may succeed after some seconds."""
+    headers = {"Retry-After": str(wait_s)}
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, reason, headers)
 
 

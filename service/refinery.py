@@ -193,7 +193,9 @@ class Refinery:
         started = time.perf_counter()
         planned = await self._in_thread(patience, self._plan, inputs, patience)
         timings["plan"] = time.perf_counter() - started
+        self._check_hope(planned.num_patches, patience)
         submitted = self._batcher.submit(planned)
+        patience.standing = lambda: self._batcher.standing(submitted)
         del planned
         try:
             predicted = await asyncio.wait_for(asyncio.wrap_future(submitted), patience.remaining_s)
@@ -216,6 +218,18 @@ class Refinery:
         return RefinedRequest(
             inputs=inputs, after=merged, boxes=predicted.answer.boxes, timings=timings
         )
+
+    def _check_hope(self, patches: int, patience: Patience) -> None:
+        """Problem (503) now rather than at the deadline, where a request cannot be done by then."""
+        expected = self._batcher.seconds_for(patches)
+        if expected > patience.remaining_s:
+            raise unavailable(
+                f"The service needs about {expected:.0f} s for these {patches} patches beside its "
+                f"other work, and has {patience.remaining_s:.0f} s. Send fewer instances, or try "
+                "again when there is less to do.",
+                "no_hope",
+                min(max(int(expected / 2), 2), 60),
+            )
 
     async def _in_thread(
         self,

@@ -127,6 +127,14 @@ class RefineAnswer(BaseModel):
     model: Model
 
 
+class Progress(BaseModel):
+    """How far a request is that is being refined."""
+
+    patches: int = Field(description="of the request; 0 while its files are being read")
+    patches_done: int = Field(description="those that the network is at are counted too")
+    ahead: int = Field(description="requests that came before and are not finished")
+
+
 class ProblemDetails(BaseModel):
     """An error in words (RFC 9457)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 import uuid
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 # the end waits for this long without work: who heard the last answer may be asking again
 _QUIET_TICKS = 5  # of a tenth of a second
 _LAST_WORD_S = 1.0  # for a client that has connected and not yet asked
+_LAST_BYTES_S = 5  # for connections to end after the drain
 _UNREAD_S = 10.0  # for a client to take what was sent to it, a piece of an answer at a time
 
 
@@ -49,7 +51,7 @@ class DrainingServer(uvicorn.Server):
             access_log=False,  # the guard writes it
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=max(int(settings.drain_timeout_s), 1),
+            timeout_graceful_shutdown=_LAST_BYTES_S,  # the drain came before
         )
         super().__init__(config)
         self._gate: Gate = app.state.gate
@@ -88,6 +90,11 @@ def serve(app: FastAPI, listener: socket.socket, settings: ServiceSettings) -> N
     shown = f"[{host}]" if ":" in host else host
     logger.info("listening", extra={"url": f"http://{shown}:{port}"})
     DrainingServer(app, settings).run([listener])
+    loading = app.state.loading
+    if loading is not None and not loading.done():
+        # a thread is inside a library that loads weights: Python's own end would abort it
+        logging.shutdown()
+        os._exit(0)
     failure: Exception | None = app.state.gate.failure
     if failure is not None:
         raise failure

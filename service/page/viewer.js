@@ -15,15 +15,22 @@ export function colourOf(index) {
 }
 
 export class Viewer {
-  /** onChange is called when the scale or the divider changes. */
-  constructor(canvas, onChange) {
+  /**
+   * onChange is called when the scale or the divider changes, onPick with the index of a clicked
+   * instance (null beside all), onOutline with the points [x, y] of an outline that was drawn.
+   */
+  constructor(canvas, { onChange, onPick, onOutline }) {
     this.canvas = canvas;
-    this.onChange = onChange;
+    Object.assign(this, { onChange, onPick, onOutline });
     this.context = canvas.getContext("2d");
     this.scene = null;
     this.view = "overlay";
     this.divider = 0.5; // share of the canvas' width
     this.hasBoxes = false;
+    this.opacity = 0.2; // of the fill of masks
+    this.isHeld = false; // show everything as it was before
+    this.isDrawing = false; // the next drag is an outline
+    this.drawn = []; // its points so far, in the image's pixels
     this.selected = null; // index of an instance, null: all
     this.scale = 1; // css pixels per image pixel
     this.offset = [0, 0]; // css pixels of the image's corner
@@ -40,6 +47,7 @@ export class Viewer {
     }
     this.selected = null;
     this.layers = null;
+    this.drawn = [];
     this.fit();
   }
 
@@ -110,6 +118,20 @@ export class Viewer {
     return true;
   }
 
+  /** Put the divider where the masks changed most. */
+  divideAtChange() {
+    const places = this.scene.instances
+      .map(({ before, after, changed }) => ({ box: largestChange(before, after), changed }))
+      .filter(({ box }) => box);
+    this.divider = 0.5;
+    if (places.length) {
+      const [x0, , x1] = places.reduce((a, b) => (b.changed > a.changed ? b : a)).box;
+      const x = this.offset[0] + ((x0 + x1) / 2) * this.scale;
+      this.divider = Math.min(Math.max(x / this.canvas.clientWidth, 0.12), 0.88);
+    }
+    this.#changed();
+  }
+
   draw() {
     const { scene, context } = this;
     const { clientWidth, clientHeight } = this.canvas;
@@ -118,7 +140,18 @@ export class Viewer {
     context.clearRect(0, 0, clientWidth, clientHeight);
     if (!scene) return;
     this.layers ||= this.#makeLayers();
-    if (this.view === "overlay") {
+    if (this.isHeld) {
+      this.#drawHalf("before", 0, clientWidth);
+      this.#drawWord("Before", clientWidth / 2, "center");
+    } else if (this.isDrawing || !scene.instances.length) {
+      this.#inImage(() => {
+        context.drawImage(scene.image, 0, 0, scene.width, scene.height);
+        const path = new Path2D();
+        this.drawn.forEach(([x, y], index) => (index ? path.lineTo(x, y) : path.moveTo(x, y)));
+        this.#stroke(path, "#000000", 5, 0.5);
+        this.#stroke(path, AFTER, 3);
+      });
+    } else if (this.view === "overlay") {
       const edge = clientWidth * this.divider;
       this.#drawHalf("before", 0, edge);
       this.#drawHalf("after", edge, clientWidth - edge);
@@ -170,8 +203,8 @@ export class Viewer {
       return canvas;
     };
     return {
-      before: layer((i, fill) => fill(i.before, colourOf(i.index), 110)),
-      after: layer((i, fill) => fill(i.after, colourOf(i.index), 110)),
+      before: layer((i, fill) => fill(i.before, colourOf(i.index), 255)),
+      after: layer((i, fill) => fill(i.after, colourOf(i.index), 255)),
       difference: layer((i, fill) => {
         fill(i.before, BEFORE, 255, i.after);
         fill(i.after, AFTER, 255, i.before);
@@ -187,7 +220,9 @@ export class Viewer {
     context.clip();
     this.#inImage(() => {
       context.drawImage(scene.image, 0, 0, scene.width, scene.height);
+      context.globalAlpha = this.opacity;
       context.drawImage(this.layers[which], 0, 0);
+      context.globalAlpha = 1;
       for (const { paths, index } of this.#shown()) {
         this.#stroke(paths[which], "#000000", 3.5, 0.55);
         this.#stroke(paths[which], colourOf(index), 2);
@@ -216,18 +251,24 @@ export class Viewer {
       context.lineTo(edge + side * 4, middle + 5);
       context.fill();
     }
+    this.#drawWord("Before", edge - 12, "right");
+    this.#drawWord("After", edge + 12, "left");
+  }
+
+  /** A word on a dark ground at the top, which ends (right) or begins (left) at x. */
+  #drawWord(word, x, align) {
+    const { context } = this;
     context.font = "600 13px system-ui, sans-serif";
     context.textBaseline = "middle";
-    for (const [word, align, x] of [["Before", "right", -12], ["After", "left", 12]]) {
-      const width = context.measureText(word).width + 16;
-      context.fillStyle = "#000000b0";
-      context.beginPath();
-      context.roundRect(edge + x - (align === "right" ? width : 0), 12, width, 24, 6);
-      context.fill();
-      context.fillStyle = "#ffffff";
-      context.textAlign = "center";
-      context.fillText(word, edge + x + (align === "right" ? -width : width) / 2, 24.5);
-    }
+    context.textAlign = "center";
+    const width = context.measureText(word).width + 16;
+    const left = x - { left: 0, center: width / 2, right: width }[align];
+    context.fillStyle = "#000000b0";
+    context.beginPath();
+    context.roundRect(left, 12, width, 24, 6);
+    context.fill();
+    context.fillStyle = "#ffffff";
+    context.fillText(word, left + width / 2, 24.5);
   }
 
   #drawBoxes() {
@@ -275,27 +316,94 @@ export class Viewer {
     this.onChange();
   }
 
+  /** A point of the canvas in the image's pixels, inside of the image. */
+  #inside(x, y) {
+    const keep = (value, size) => Math.min(Math.max(value, 0), size);
+    return [
+      keep((x - this.offset[0]) / this.scale, this.scene.width),
+      keep((y - this.offset[1]) / this.scale, this.scene.height),
+    ].map((value) => Math.round(value * 10) / 10);
+  }
+
+  /** The smallest instance at a point of the canvas; null beside all. */
+  #instanceAt(x, y) {
+    const [column, row] = this.#inside(x, y).map(Math.floor);
+    const found = this.scene.instances.filter(({ after }) => at(after, column, row));
+    return found.length ? found.reduce((a, b) => (b.area < a.area ? b : a)).index : null;
+  }
+
+  #finishOutline() {
+    const points = this.drawn;
+    this.drawn = [];
+    const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
+    const isLarge = (values) => Math.max(...values) - Math.min(...values) >= 4;
+    if (points.length >= 3 && isLarge(xs) && isLarge(ys)) this.onOutline(points);
+    this.draw();
+  }
+
   #listen() {
     const { canvas } = this;
+    const pointers = new Map(); // of all that are down: where they are
     let drag = null;
+    const between = () => {
+      const [a, b] = [...pointers.values()];
+      return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, apart: Math.hypot(a.x - b.x, a.y - b.y) };
+    };
     canvas.addEventListener("pointerdown", (event) => {
       if (!this.scene) return;
-      const edge = this.divider * canvas.clientWidth;
-      const isDivider = this.view === "overlay" && Math.abs(event.offsetX - edge) < 18;
-      drag = { isDivider, x: event.offsetX, y: event.offsetY };
       canvas.setPointerCapture(event.pointerId);
+      pointers.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
+      if (pointers.size === 2) {
+        drag = { kind: "pinch", ...between() };
+        this.drawn = [];
+        return;
+      }
+      const edge = this.divider * canvas.clientWidth;
+      const isDivider = this.view === "overlay" && Math.abs(event.offsetX - edge) < 22;
+      const kind = this.isDrawing ? "outline" : isDivider && this.scene.instances.length ? "divider" : "move";
+      drag = { kind, x: event.offsetX, y: event.offsetY, isClick: true };
+      if (kind === "outline") this.drawn = [this.#inside(event.offsetX, event.offsetY)];
     });
     canvas.addEventListener("pointermove", (event) => {
-      if (!drag) return;
-      if (drag.isDivider) {
-        this.set({ divider: Math.min(Math.max(event.offsetX / canvas.clientWidth, 0), 1) });
+      if (!drag || !pointers.has(event.pointerId)) return;
+      const [x, y] = [event.offsetX, event.offsetY];
+      pointers.set(event.pointerId, { x, y });
+      if (drag.kind === "pinch") {
+        if (pointers.size < 2) return;
+        const now = between();
+        this.zoom(now.apart / Math.max(drag.apart, 1), now.x, now.y);
+        this.move(now.x - drag.x, now.y - drag.y);
+        Object.assign(drag, now);
+      } else if (drag.kind === "outline") {
+        this.drawn.push(this.#inside(x, y));
+        this.draw();
+      } else if (drag.kind === "divider") {
+        this.set({ divider: Math.min(Math.max(x / canvas.clientWidth, 0), 1) });
       } else {
-        this.move(event.offsetX - drag.x, event.offsetY - drag.y);
-        Object.assign(drag, { x: event.offsetX, y: event.offsetY });
+        if (drag.isClick && Math.hypot(x - drag.x, y - drag.y) < 4) return;
+        this.move(x - drag.x, y - drag.y);
+        Object.assign(drag, { x, y, isClick: false });
       }
     });
     for (const kind of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(kind, () => (drag = null));
+      canvas.addEventListener(kind, (event) => {
+        if (!pointers.delete(event.pointerId) || !drag) return;
+        if (drag.kind === "outline") this.#finishOutline();
+        else if (drag.kind === "move" && drag.isClick && kind === "pointerup" && this.scene.instances.length) {
+          this.onPick(this.#instanceAt(event.offsetX, event.offsetY));
+        }
+        if (!pointers.size || drag.kind !== "pinch") drag = null;
+      });
+    }
+    // two fingers zoom the picture, not the page; one moves the page, unless it draws
+    for (const kind of ["touchstart", "touchmove"]) {
+      canvas.addEventListener(
+        kind,
+        (event) => {
+          if (event.touches.length > 1 || this.isDrawing) event.preventDefault();
+        },
+        { passive: false },
+      );
     }
     canvas.addEventListener(
       "wheel",

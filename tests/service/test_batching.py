@@ -15,7 +15,7 @@ from bpr.pipeline.instance import Instance, Mask, Prediction
 from bpr.pipeline.predictor import KeepCoarse
 from bpr.pipeline.refine import merge, plan, refine
 from bpr.pipeline.settings import PatchSettings
-from bpr.service.batching import Batcher, Closed, NetworkFailed
+from bpr.service.batching import Batcher, Closed, NetworkFailed, Standing
 
 SETTINGS = PatchSettings(16, nms_iou=0.3)
 BATCH = 8
@@ -109,6 +109,45 @@ def test_requests_end_one_after_the_other_but_all_take_turns(held):
     # the small one, last in line, gets a patch each time its turn comes
     turns = planned(1).num_patches * -(-len(many) // (BATCH // 2))
     assert done[len(many) - 1] <= turns + 2 < max(done.values()) / 1.2
+    batcher.close()
+
+
+def test_a_tiny_request_gets_a_batch_that_is_small(held):
+    """Four patches or fewer of eight are one batch, with as many of a huge request."""
+    batcher = Batcher(HostRunner(held, BATCH), 0)
+    huge = [batcher.submit(planned(40)) for _ in range(4)]
+    assert held.began.wait(10)
+    tiny = batcher.submit(plan(*bars(1, 4), SETTINGS))
+    patches = plan(*bars(1, 4), SETTINGS).num_patches
+    assert 0 < patches <= BATCH // 2
+    at = []
+    tiny.add_done_callback(lambda _: at.append(len(held.sizes)))
+    assert batcher.standing(tiny) == Standing(patches, 0, 4)
+    held.is_let.set()
+    tiny.result(30)
+    assert at == [2]  # the batch that ran already, and its own
+    assert held.sizes[1] == 2 * patches
+    for future in huge:
+        future.result(30)
+    assert batcher.standing(tiny) is None
+    batcher.close()
+
+
+def test_it_learns_how_long_requests_take(held):
+    held.is_let.set()
+    batcher = Batcher(HostRunner(held, BATCH), 0)
+    assert batcher.seconds_for(1000) == 0  # nothing is known yet
+    batcher.submit(planned(5)).result(30)
+    once = batcher.seconds_for(1000)
+    assert once > 0
+    assert batcher.seconds_for(2000) == pytest.approx(2 * once, rel=0.01)
+    held.is_let.clear()
+    held.began.clear()
+    huge = batcher.submit(planned(40))
+    assert held.began.wait(10)
+    assert batcher.seconds_for(1000) > once  # others are there
+    held.is_let.set()
+    huge.result(30)
     batcher.close()
 
 

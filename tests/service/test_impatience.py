@@ -53,10 +53,10 @@ def large_answer(scene):
 
 
 def test_an_answer_that_is_not_read_is_cut_off(predictor, scene):
-    settings = {"max_json_bytes": 2**26, "upload_timeout_s": 2}
+    settings = {"max_json_bytes": 2**26, "upload_timeout_s": 5}
     with running(predictor, **settings) as service, connected(service) as connection:
         connection.sendall(request_bytes(large_answer(scene)))
-        until(lambda: service.metric('bpr_requests_total{route="/refine",status="499"}') == 1)
+        until(lambda: service.metric('bpr_requests_total{route="/refine",status="499"}') == 1, 60)
         assert service.metric("bpr_requests_in_process") == 0
         assert 0 < len(read_all(connection)) < 12_000_000
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -21,7 +24,7 @@ from bpr.pipeline.settings import PatchSettings
 from bpr.scripts.main import main
 from tests.networks import INPUT_SIZE
 from tests.service.conftest import Scene
-from tests.service.services import bpr_serve, running, until
+from tests.service.services import ROOT, bpr_serve, running, until
 
 
 class Held:
@@ -106,10 +109,12 @@ class TestHealth:
             service.wait_until_ready()
             assert codes(service.refine(scene.mask_parts)) == expected_codes(scene, predictor)
 
-    def test_weights_that_cannot_be_loaded_end_the_process_in_words(self, tmp_path, capsys):
+    def test_weights_that_cannot_be_loaded_end_the_process_in_words(self, tmp_path):
+        command = [sys.executable, "-m", "bpr", "serve", "--port", "0", "--weights"]
         nothing = tmp_path / "nothing.safetensors"
-        assert main(["serve", "--port", "0", "--weights", str(nothing)]) == 2
-        assert "nothing.safetensors" in capsys.readouterr().err.splitlines()[-1]
+        done = subprocess.run([*command, str(nothing)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "nothing.safetensors" in done.stderr.splitlines()[-1]
 
 
 class TestMetrics:
@@ -230,6 +235,37 @@ class TestTime:
             assert service.metric("bpr_queued_patches") == 0
             held.is_let.set()
             assert service.refine(scene.mask_parts).status_code == 200
+
+    def test_a_request_without_hope_is_refused_at_once(self, predictor, scene):
+        """Half a second a patch, as the warm-up shows: a dozen cannot be done in five."""
+
+        def slowly(patches):
+            time.sleep(0.5)
+            return predictor(patches)
+
+        with running(with_network(predictor, slowly), batch_size=1, request_timeout_s=5) as slow:
+            started = time.monotonic()
+            answer = slow.refine(scene.mask_parts)
+            assert answer.status_code == 503
+            assert "needs about" in answer.json()["detail"]
+            assert int(answer.headers["retry-after"]) >= 2
+            assert time.monotonic() - started < 4
+
+    def test_progress_is_told_by_request_id(self, predictor, held, scene):
+        with running(with_network(predictor, held), batch_size=1) as service:
+            held.hold()
+            headers = {"X-Request-ID": "mine-1"}
+            with ThreadPoolExecutor(1) as pool:
+                sent = pool.submit(
+                    httpx.post, service.url + "/refine", files=scene.mask_parts, headers=headers,
+                    timeout=60,
+                )  # fmt: skip
+                assert held.began.wait(20)
+                told = service.client.get("/progress/mine-1").json()
+                assert (told["patches_done"], told["ahead"]) == (1, 0)
+                held.is_let.set()
+                assert sent.result().json()["patches"] == told["patches"]
+            assert service.client.get("/progress/mine-1").status_code == 404
 
     def test_a_network_that_fails_is_a_503_that_tells_nothing_of_the_inside(
         self, predictor, held, scene, caplog
