@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bpr.pipeline.adapters.fiftyone_fields import add_refined_field, open_comparison
     from bpr.pipeline.adapters.refiner import Refiner, load_refiner
+    from bpr.service.client import Client
 
 __version__ = "0.1.0"
 
-__all__ = ["Refiner", "add_refined_field", "load_refiner", "open_comparison"]
+__all__ = ["Client", "Refiner", "add_refined_field", "load_refiner", "open_comparison"]
 
 _MODULES = {
+    "Client": "bpr.service.client",
     "Refiner": "bpr.pipeline.adapters.refiner",
     "add_refined_field": "bpr.pipeline.adapters.fiftyone_fields",
     "load_refiner": "bpr.pipeline.adapters.refiner",

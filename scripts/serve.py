@@ -15,7 +15,14 @@ from pathlib import Path
 from bpr._extras import require
 from bpr.scripts.options import parse_path
 
-NEEDED = ("fastapi", "uvicorn", "pydantic_settings", "prometheus_client")
+NEEDED = (
+    "defusedxml",
+    "fastapi",
+    "httpx",
+    "prometheus_client",
+    "pydantic_settings",
+    "uvicorn",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
