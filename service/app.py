@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -131,12 +132,18 @@ class Cors(CORSMiddleware):
         answer = super().preflight_response(request_headers)
         if answer.status_code < HTTPStatus.BAD_REQUEST:
             return answer
-        headers = {"Vary": "Origin", "X-Content-Type-Options": "nosniff"}
+        request_id = uuid.uuid4().hex[:16]
+        headers = {
+            "Vary": "Origin",
+            "X-Content-Type-Options": "nosniff",
+            "X-Request-ID": request_id,
+        }
         detail = (
             "Origin: expected one of cors_origins with the method GET or POST and the headers that "
             "the API takes, got another one."
         )
-        return problem_response(answer.status_code, detail, {}, headers)
+        scope = {"state": {"request_id": request_id}}
+        return problem_response(answer.status_code, detail, scope, headers)
 
 
 def load_networks(settings: ServiceSettings) -> Networks:

@@ -298,6 +298,8 @@ class Refinery:
         return EncodedAnswer(content, timings)
 
     def _count_batch(self, patches: int) -> None:
+        if not self.is_warm:
+            return  # nobody has asked for these
         self._metrics.patches.inc(patches)
         self._metrics.batch_fill.observe(patches / self._runner.batch_size)
 

@@ -15,7 +15,8 @@ const LEGENDS = {
   difference: [[AFTER, "added"], [BEFORE, "removed"]],
 };
 
-let given = { image: null, masks: [], kind: "masks", outlines: [] };
+const NOTHING = { image: null, masks: [], kind: "masks", outlines: [] };
+let given = { ...NOTHING }; // what the visitor has chosen; examples are not among it
 let shown = null; // {answer, image, scene, source}: an answer and the files that it belongs to
 let running = null; // AbortController of the request on its way
 let hasDetector = false;
@@ -172,6 +173,8 @@ for (const [name, title] of Object.entries(SAMPLES)) {
   );
   button.addEventListener("click", () => {
     forget();
+    given = { ...NOTHING };
+    update();
     showSample(name);
   });
   $("samples").append(button);
@@ -201,8 +204,6 @@ async function showSample(name, tries = 40) {
     };
     const received = await answer.json();
     if (mine.signal.aborted) return;
-    given = files;
-    update();
     await show(received, { ...files, address: "/refine" });
     document.body.dataset.state = "sample";
     $("status").textContent = `${SAMPLES[name]}: drag the line in the picture. ${summary(received)}`;

@@ -33,7 +33,7 @@ def predictor(weights):
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory):
     """A real detector that finds four things in everything."""
-    path = save_random_detector(tmp_path_factory.mktemp("weights") / "bpr.detector.safetensors")
+    path = save_random_detector(tmp_path_factory.mktemp("weights") / "detector.safetensors")
     return InstanceDetector(path, "cpu", DetectionSettings(score=0.0, detections=4))
 
 

@@ -130,9 +130,9 @@ def bpr_serve(*arguments: str, **variables: str) -> Iterator[Process]:
         assert process.poll() is None, said
         url = next(json.loads(line)["url"] for line in said if '"listening"' in line)
         service = Process(process, url, said)
-        service.wait_until_ready()
-        yield service
-        service.client.close()
+        with service.client:
+            service.wait_until_ready()
+            yield service
     finally:
         if process.poll() is None:
             process.terminate()

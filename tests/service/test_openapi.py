@@ -42,7 +42,7 @@ def test_every_reference_leads_somewhere(document):
 
 def test_all_routes_are_there_and_all_errors_are_problems(document):
     assert set(document["paths"]) == {
-        "/refine", "/healthz", "/readyz", "/metrics",
+        "/refine", "/progress/{request_id}", "/healthz", "/readyz", "/metrics",
         "/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready",
     }  # fmt: skip
     answers = document["paths"]["/refine"]["post"]["responses"]
