@@ -111,7 +111,8 @@ def test_ctrl_c_saves_and_the_same_command_resumes(photographs_folder: Path) -> 
     first = process.stderr.readline()
     assert "1 of 100000 steps, about " in first, "time left from the first step"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the loaders too
-    rest = process.stderr.read()
+    with process.stderr as stream:
+        rest = stream.read()
     assert process.wait() == 130
     said = re.search(r"interrupted\. saved after step (\d+) to .*checkpoint\.pt; the same", rest)
     assert said, rest
