@@ -63,7 +63,7 @@ class CocoTruth:
                     f"{short(item['image_id'])}"
                 )
             category = _id(item, "category_id", where)
-            if category not in self.labels:
+            if category not in self.labels and not _is_number(category):
                 raise ValueError(
                     f"{where}: expected a category_id that the json lists, got "
                     f"{short(item['category_id'])}"
@@ -97,8 +97,7 @@ class CocoTruth:
     def rank(self, key: str) -> tuple[int, str]:
         """Orders images by their ids: numbers, then texts."""
         image_id = self._ids[key]
-        is_number = re.fullmatch(r"-?[0-9]{1,18}", image_id) is not None
-        return (int(image_id), "") if is_number else (sys.maxsize, image_id)
+        return (int(image_id), "") if _is_number(image_id) else (sys.maxsize, image_id)
 
     def file_name(self, key: str) -> str | None:
         """The file of an image; None where the json names none."""
@@ -151,7 +150,8 @@ class CocoTruth:
             except ValueError as error:
                 left.append(LeftObject(f"annotations, entry {index}", str(error)))
                 continue
-            label = self.labels[str(id_text(item["category_id"]))]
+            category = str(id_text(item["category_id"]))
+            label = self.labels[category] if category in self.labels else int(category)
             number = item["id"] if type(item.get("id")) is int else index
             outlined = rle.with_area(segmentation) if isinstance(segmentation, list) else []
             polygons = tuple(np.array(part, np.float64) for part in outlined)
@@ -195,7 +195,7 @@ def _read_categories(
                 f"{path}: expected one name for each category id, but {category} is "
                 f"{names[category]} and {name}"
             )
-    numbered = {name: int(name) for name in names if re.fullmatch(r"-?[0-9]{1,18}", name)}
+    numbered = {name: int(name) for name in names if _is_number(name)}
     texts = [name for name in names if name not in numbered]
     first = max([0, *numbered.values()]) + 1
     labels = {**numbered, **{name: first + n for n, name in enumerate(texts)}}
@@ -208,3 +208,7 @@ def _id(item: Any, name: str, where: str) -> ImageId:
     if text is None:
         raise ValueError(f"{where}: expected {name} as an int or text, got {short(value)}")
     return text
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"-?[0-9]{1,18}", name) is not None

@@ -139,8 +139,8 @@ class TruthRecords:
         area = own.get("area")
         self.annotations.append(
             {
-                "iscrowd": 0,
                 **own,
+                "iscrowd": int(item.is_crowd),
                 "id": len(self.annotations) + 1,  # pycocotools takes id 0 as missed
                 "image_id": image_id,
                 "category_id": item.label if self.categories is not None else 1,

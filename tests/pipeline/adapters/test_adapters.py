@@ -107,7 +107,7 @@ def test_the_output_of_a_torchvision_model(refiner, material):
         weights=None, weights_backbone=None, num_classes=3, box_score_thresh=0.0,
         box_detections_per_img=3, min_size=128, max_size=160, rpn_post_nms_top_n_test=20,
     ).eval()  # fmt: skip
-    image = torch.from_numpy(material.image).permute(2, 0, 1) / 255
+    image = torch.from_numpy(material.image.copy()).permute(2, 0, 1) / 255
     with torch.inference_mode():
         (output,) = model([image])
     assert len(output["masks"]) > 0
