@@ -148,8 +148,10 @@ def _pool(arguments: argparse.Namespace) -> Pool:
     if (folder / "index.json").exists():
         return Pool(folder)
     truth = open_ground_truth(arguments.ground_truth)
-    names = truth.file_names() if isinstance(truth, CocoTruth) else None
-    predictions = [open_predictions(path, None, names) for path in arguments.predictions]
+    keys, labels = None, None
+    if isinstance(truth, CocoTruth):
+        keys, labels = truth.key_of_ids(), truth.labels
+    predictions = [open_predictions(path, None, keys, labels) for path in arguments.predictions]
     pool = build_pool(pool_sources(ImageIndex(arguments.images), truth, predictions), folder)
     if len(pool) == 0:
         raise ValueError(f"{arguments.ground_truth}: expected objects to learn from, found none")
