@@ -23,6 +23,7 @@ from bpr.pipeline.evaluation.comparison import is_found
 from bpr.pipeline.evaluation.evaluate import evaluate
 from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import MatchSettings
+from bpr.pipeline.evaluation.objects import objects_csv
 from bpr.pipeline.evaluation.page import render_page
 from bpr.pipeline.evaluation.report import build_report, is_own_report
 from bpr.pipeline.evaluation.result import Evaluation
@@ -163,8 +164,11 @@ def run(arguments: argparse.Namespace) -> int:
         text = json.dumps(report, indent=1, allow_nan=False) + "\n"
         page = render_page(report, evaluation, images)
         write_atomically(arguments.out / "report.json", text.encode())
-        write_atomically(arguments.out / "index.html", page.encode())
-        print(f"Report: {arguments.out / 'index.html'} and report.json beside it.")
+        write_atomically(arguments.out / "objects.csv", objects_csv(evaluation).encode())
+        for name, content in page.files.items():
+            write_atomically(arguments.out / name, content)
+        write_atomically(arguments.out / "index.html", page.html.encode())
+        print(f"Report: {arguments.out / 'index.html'}; report.json and objects.csv beside it.")
     _say_problems(evaluation)
     return 0 if evaluation.is_complete else INPUT_FAILED
 

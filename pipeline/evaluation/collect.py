@@ -15,9 +15,11 @@ from bpr.pipeline.evaluation.ceiling import ceiling
 from bpr.pipeline.evaluation.comparison import ScoreTable
 from bpr.pipeline.evaluation.inputs import AFTER, CEILING, EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import Match, Matching, match
-from bpr.pipeline.evaluation.result import LeftOut, ObjectInfo, Picture, RunResult
+from bpr.pipeline.evaluation.outlines import Outlined, outline_masks
+from bpr.pipeline.evaluation.overlaps import Overlap, overlap, total
+from bpr.pipeline.evaluation.result import FalseInstance, LeftOut, ObjectInfo, Picture, RunResult
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, Scores, score
-from bpr.pipeline.instance import Instance, Prediction, UInt8Array
+from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array
 from bpr.pipeline.metrics import mask_iou
 
 
@@ -41,6 +43,7 @@ class _Row:
     own_scores: list[Scores | None] = field(default_factory=list)
     num_instances: int = 0
     num_false: int = 0
+    overlap: Overlap = field(default_factory=Overlap)
     seconds: float = 0.0
     precisions: AveragePrecisions | None = None
 
@@ -51,6 +54,7 @@ class Collected:
     def __init__(self, inputs: EvaluationInputs, settings: EvaluationSettings) -> None:
         self._inputs, self._settings = inputs, settings
         self.images: list[str] = []
+        self.sizes: list[Size] = []
         self.objects: list[ObjectInfo] = []
         self.num_crowds = 0
         self.num_ignored_images = 0
@@ -58,6 +62,8 @@ class Collected:
         self.left_out: list[LeftOut] = []
         self.gains = _Largest(settings.num_pictures)
         self.losses = _Largest(settings.num_pictures)
+        self.outlines: list[Outlined | None] = []
+        self.false: list[FalseInstance] = []
         self._labels: set[int] = set()
         self._truth_records = AveragePrecisions.truth_records(inputs.truth, settings.matching)
         self._rows = {name: _Row() for name in inputs.runs()}
@@ -76,6 +82,7 @@ class Collected:
         base = prediction if item.before is None else item.before
         first = len(self.objects)
         self.images.append(item.key)
+        self.sizes.append(truth.size)
         self.num_ignored_images += truth.ignore is not None
         self.num_crowds += len(truth.annotations) - len(truth.objects)
         self.objects += [ObjectInfo(item.key, a.id, a.label, a.mask.area) for a in truth.objects]
@@ -103,12 +110,16 @@ class Collected:
             ]
             row.num_instances += len(refined.instances)
             row.num_false += own.num_false
+            row.overlap = total([row.overlap, overlap(refined)])
             row.seconds += seconds
             if row.precisions is not None:
                 as_read = name in (inputs.base, AFTER)
                 row.precisions.add(item.key, image_id, truth, refined, as_read)
             if name == inputs.focus:
                 self._remember(item.key, first, in_base, held, truth)
+            if name == (inputs.focus or inputs.base):
+                self._draw(in_base, held, truth)
+                self.false += _false_instances(item.key, own.false, base, refined)
 
     def check_labels(self) -> None:
         """Complain where predictions speak of other categories than the ground truth.
@@ -128,16 +139,16 @@ class Collected:
     def run_result(self, name: str) -> RunResult:
         """Finish a row."""
         row = self._rows[name]
+        precisions = row.precisions
         return RunResult(
             name=name,
             scores=_table(row.scores),
             own_scores=_table(row.own_scores),
             num_instances=row.num_instances,
             num_false=row.num_false,
+            overlap=row.overlap,
             seconds=row.seconds if name in self._inputs.methods else None,
-            averages=row.precisions.averages(self._truth_records)
-            if row.precisions is not None
-            else None,
+            averages=precisions.averages(self._truth_records) if precisions is not None else None,
         )
 
     def _refined(
@@ -190,6 +201,12 @@ class Collected:
             elif change < 0:
                 self.losses.offer(-change, picture)
 
+    def _draw(self, before: Matching, after: Matching, truth: AnnotatedImage) -> None:
+        """Keep the outlines of all objects of an image."""
+        for old, new in zip(before.matches, after.matches, strict=True):
+            masks = [match.instance.mask if match.instance else None for match in (old, new)]
+            self.outlines.append(outline_masks([*masks, old.annotation.mask], truth.size))
+
 
 class _Largest:
     """Keeps the pictures of the largest changes; among equals, the earlier ones."""
@@ -207,6 +224,23 @@ class _Largest:
 
     def sorted(self) -> tuple[Picture, ...]:
         return tuple(entry[2] for entry in sorted(self._heap, key=lambda e: e[:2], reverse=True))
+
+
+def _false_instances(
+    key: str, indices: Sequence[int], base: Prediction, refined: Prediction
+) -> Iterator[FalseInstance]:
+    same = _are_the_same(base, refined)
+    for index in indices:
+        instance = refined.instances[index]
+        masks = [base.instances[index].mask if same else None, instance.mask, None]
+        yield FalseInstance(
+            image=key,
+            index=index,
+            label=instance.label,
+            score=instance.score,
+            area=instance.mask.area,
+            outlined=outline_masks(masks, refined.size),
+        )
 
 
 def _are_the_same(before: Prediction, after: Prediction) -> bool:
@@ -227,7 +261,7 @@ def _hold(before: Matching, refined: Prediction, truth: AnnotatedImage) -> Match
         gt: Annotation = found.annotation
         iou = mask_iou(instance.mask, gt.mask, truth.ignore)
         matches.append(Match(gt, instance, found.index, iou))
-    return Matching(tuple(matches), 0)
+    return Matching(tuple(matches), ())
 
 
 def _table(scores: Sequence[Scores | None]) -> ScoreTable:

@@ -52,6 +52,17 @@ def compare(before: ScoreTable, after: ScoreTable, threshold: float) -> Change:
     )
 
 
+def states(before: ScoreTable, after: ScoreTable, threshold: float) -> list[str]:
+    """Name what happened to each object: "improved", "unchanged", "worse", "gained", "lost" or
+    "missed" (found neither before nor after)."""
+    was, now = is_found(before), is_found(after)
+    change = np.nan_to_num((after - before)[:, BOUNDARY_IOU])
+    chosen = [was & now & (change > threshold), was & now & (change < -threshold), was & now]
+    chosen += [now, was]
+    names = ["improved", "worse", "unchanged", "gained", "lost"]
+    return [str(name) for name in np.select(chosen, names, "missed")]
+
+
 def is_found(scores: ScoreTable) -> BoolArray:
     """Which objects have a positive prediction."""
     return np.asarray(~np.isnan(scores[:, BOUNDARY_IOU]))

@@ -37,6 +37,15 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
         "ignored": "Pixels that the ground truth ignores (255 in 8-bit instance maps, void labels "
         "of Cityscapes) count in no figure; outlines are drawn before they are left out. Crowds "
         "and groups are no objects, and instances mostly inside them are no mistakes.",
+        "interval": "± is half the width of the 95 % interval of the mean (percentile bootstrap): "
+        "1000 times, as many images are drawn with replacement as there are, and the mean over "
+        "their objects is taken. Images are drawn, not objects, because objects of one image "
+        "resemble each other. No interval with fewer than two images. AP is not a mean over "
+        "objects and has none.",
+        "overlap": "Pixels that belong to two or more instances of an image, by the pixels that "
+        "belong to at least one; over all instances, also to those of no object.",
+        "missed, false": "Missed: an object without a positive prediction. False: an instance that "
+        "is positive for no object and does not lie mostly in a crowd or in ignored pixels.",
         "size": f"By pixels of the object in the ground truth: small below {SMALL}, medium below "
         f"{MEDIUM}, large from there on (COCO's borders).",
         "improved, worse": "Boundary IoU changed by more than "

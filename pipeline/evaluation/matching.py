@@ -49,7 +49,14 @@ class Matching:
     """The matches of one image, one for each object, in their order."""
 
     matches: tuple[Match, ...]
-    num_false: int  # instances positive for no object and not mostly in a crowd or ignored
+    false: tuple[int, ...]
+    """Indices of the instances that are positive for no object and not mostly in a crowd or
+    ignored."""
+
+    @property
+    def num_false(self) -> int:
+        """How many instances belong to no object."""
+        return len(self.false)
 
 
 def match(truth: AnnotatedImage, prediction: Prediction, settings: MatchSettings) -> Matching:
@@ -73,9 +80,10 @@ def match(truth: AnnotatedImage, prediction: Prediction, settings: MatchSettings
         else Match(annotation, None, -1, 0.0)
         for annotation, (iou, _, minus) in zip(objects, best, strict=True)
     )
-    false = sum(
-        not is_positive and not _is_excused(instance, truth, settings)
-        for is_positive, instance in zip(positive, prediction.instances, strict=True)
+    false = tuple(
+        index
+        for index, instance in enumerate(prediction.instances)
+        if not positive[index] and not _is_excused(instance, truth, settings)
     )
     return Matching(matches, false)
 

@@ -1,15 +1,31 @@
-"""The report as one page that needs nothing but itself: no network, no script."""
+"""The report as one page that needs no network."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bpr._extras import needs_extra
 from bpr.pipeline.datasets.image_index import ImageIndex
+from bpr.pipeline.evaluation.comparison import BOUNDARY_IOU
+from bpr.pipeline.evaluation.crops import MOST_VIEWS, View, draw_views
 from bpr.pipeline.evaluation.evaluate import find_image
+from bpr.pipeline.evaluation.objects import (
+    Row,
+    object_rows,
+    shown_runs,
+    table_cells,
+    table_columns,
+)
+from bpr.pipeline.evaluation.plots import (
+    Dot,
+    Plot,
+    area_axis,
+    change_axis,
+    scatter,
+    shares_axis,
+)
 from bpr.pipeline.evaluation.report import category_name
 from bpr.pipeline.evaluation.result import Evaluation, Picture
 from bpr.pipeline.evaluation.strips import data_uri, draw_strip
@@ -17,12 +33,11 @@ from bpr.pipeline.evaluation.tables import (
     all_tables,
     find_run,
     percent,
+    plus_minus,
     points,
-    worst_table,
 )
-from bpr.pipeline.instance import UInt8Array
-
-TEMPLATE = Path(__file__).with_name("report.html")
+from bpr.pipeline.evaluation.template import ObjectTable, Page, render
+from bpr.pipeline.instance import Size, UInt8Array
 
 Json = dict[str, Any]
 
@@ -70,7 +85,7 @@ class Card:
     kind: str = ""
 
 
-def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None) -> str:
+def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None) -> Page:
     """Write the page.
 
     Args:
@@ -81,26 +96,101 @@ def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None)
     Raises:
         ValueError: jinja2 is missing.
     """
-    with needs_extra("report page"):
-        from jinja2 import Environment, StrictUndefined
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     focus = find_run(report, report["focus"])
-    return template.render(
+    runs = shown_runs(evaluation)
+    rows = object_rows(evaluation, runs)
+    sizes = dict(zip(evaluation.images, evaluation.sizes, strict=True))
+    views = draw_views(
+        _views(rows),
+        None if images is None else lambda key: _pixels(images, key, sizes[key]),
+    )
+    columns = table_columns(runs)
+    by = next(i for i, column in enumerate(columns) if column["kind"] in ("change", "percent"))
+    if focus:
+        by = next(i for i, column in enumerate(columns) if column["kind"] == "change")
+    before, after = (runs[0].name, runs[-1].name if focus else "")
+    table = ObjectTable(
+        columns=columns,
+        rows=[table_cells(row) for row in rows],
+        views=views.json,
+        names=(before, after, "ground truth"),
+        kinds=("before", "after", "gt"),
+        sort={"column": by, "descending": False},
+        coloured=True,
+    )
+    return render(
+        "report.html",
+        table,
+        views.files,
         report=report,
         focus=focus,
         headline=headline(report),
         cards=cards(report),
         shares=change_shares(focus),
         tables=all_tables(report),
-        worst=worst_table(report),
         bars=histogram_bars(focus["change"]["histogram"], report) if focus else [],
+        plots=scatter_plots(rows, focus["name"]) if focus else [],
         gains=_strips(evaluation, evaluation.gains, images),
         losses=_strips(evaluation, evaluation.losses, images),
         has_images=images is not None,
+        objects_title="All objects",
+        objects_note=_objects_note(rows, len(views.json)),
     )
+
+
+def _views(rows: Sequence[Row]) -> list[View]:
+    """The objects to draw: all of them, or those that matter most."""
+    order = sorted(range(len(rows)), key=lambda index: (-rows[index].importance, index))
+    chosen = sorted(order[:MOST_VIEWS])
+    return [
+        View(index, rows[index].image, outlined)
+        for index in chosen
+        if (outlined := rows[index].outlined) is not None
+    ]
+
+
+def _objects_note(rows: Sequence[Row], num_views: int) -> str:
+    false = sum(row.state == "false" for row in rows)
+    text = (
+        f"{len(rows) - false} objects of the ground truth and {false} predicted instances that "
+        'belong to no object (state "false"). Click a column to sort, a picture to enlarge it.'
+    )
+    if num_views < sum(row.outlined is not None for row in rows):
+        text += f" Pictures: the {num_views} rows that changed most, missed and false ones first."
+    return text
+
+
+def scatter_plots(rows: Sequence[Row], name: str) -> list[Plot]:
+    """Boundary IoU before against after, and its change against the size of the object."""
+    pairs = [
+        (index, row, row.scores[0][BOUNDARY_IOU], row.scores[-1][BOUNDARY_IOU])
+        for index, row in enumerate(rows)
+        if row.scores[0] is not None and row.scores[-1] is not None
+    ]
+    if not pairs:
+        return []
+    changes = [after - before for _, _, before, after in pairs]
+    dots = [Dot(index, before, after, row.state) for index, row, before, after in pairs]
+    sizes = [
+        Dot(index, math.log10(max(row.area, 1)), after - before, row.state)
+        for index, row, before, after in pairs
+    ]
+    return [
+        scatter(
+            f"Boundary IoU before and {name}",
+            shares_axis("before, %"),
+            shares_axis(f"{name}, %"),
+            dots,
+            diagonal=True,
+        ),
+        scatter(
+            "Change of Boundary IoU against the size of the object",
+            area_axis("pixels of the object", [row.area for _, row, _, _ in pairs]),
+            change_axis("change, points", changes),
+            sizes,
+            diagonal=False,
+        ),
+    ]
 
 
 def headline(report: Json) -> str:
@@ -135,7 +225,13 @@ def cards(report: Json) -> list[Card]:
     overall = focus["groups"]["overall"]
     for title, name in (("Boundary IoU", "boundary_iou"), ("F at 1 px", "f_1px")):
         found.append(
-            _card(title, overall["base"][name], overall["this"][name], overall["difference"][name])
+            _card(
+                title,
+                overall["base"][name],
+                overall["this"][name],
+                overall["difference"][name],
+                plus_minus(overall["intervals"]["difference"][name]),
+            )
         )
     for name in ("AP", "boundary AP"):
         before = base["average_precision"].get(name)
@@ -193,23 +289,34 @@ def histogram_bars(histogram: Mapping[str, Sequence[float]], report: Json) -> li
     return bars
 
 
-def _card(title: str, before: float | None, after: float | None, change: float | None) -> Card:
+def _card(
+    title: str,
+    before: float | None,
+    after: float | None,
+    change: float | None,
+    interval: str = "",
+) -> Card:
     kind = "" if change is None or abs(change) < 5e-4 else "better" if change > 0 else "worse"
-    return Card(title, points(change), f"{percent(before)} → {percent(after)} %", kind)
+    return Card(title, points(change) + interval, f"{percent(before)} → {percent(after)} %", kind)
 
 
 def _strips(
     evaluation: Evaluation, pictures: Sequence[Picture], images: ImageIndex | None
 ) -> list[StripView]:
     """Draw strips; the images are read once more, one at a time."""
-    return [_view(evaluation, picture, _pixels(images, picture)) for picture in pictures]
+    return [
+        _view(
+            evaluation,
+            picture,
+            None if images is None else _pixels(images, picture.image, picture.gt.size),
+        )
+        for picture in pictures
+    ]
 
 
-def _pixels(images: ImageIndex | None, picture: Picture) -> UInt8Array | None:
-    if images is None:
-        return None
+def _pixels(images: ImageIndex, key: str, size: Size) -> UInt8Array | None:
     try:
-        return find_image(images, picture.image, picture.gt.size)
+        return find_image(images, key, size)
     except ValueError:
         return None  # the outlines still say something
 

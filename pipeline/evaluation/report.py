@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bpr.pipeline.evaluation.bootstrap import COVERAGE, NUM_DRAWS, ImageBootstrap
 from bpr.pipeline.evaluation.comparison import (
     BOUNDARY_IOU,
     ScoreTable,
@@ -28,6 +29,7 @@ from bpr.pipeline.evaluation.definitions import definitions
 from bpr.pipeline.evaluation.inputs import CEILING
 from bpr.pipeline.evaluation.result import Evaluation, ObjectInfo, RunResult
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
+from bpr.pipeline.instance import BoolArray
 
 SCHEMA = "bpr.evaluate/1"
 NUM_WORST = 20
@@ -45,6 +47,7 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
         about: what the caller wants to be remembered, json-ready: paths, versions, weights.
     """
     settings = evaluation.settings
+    bootstrap = _bootstrap(evaluation)
     content: Json = _without_nan(
         {
             "schema": SCHEMA,
@@ -55,6 +58,7 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
                 "boundary_ratio": settings.boundary_ratio,
                 "threshold": settings.threshold,
                 "ceiling_patches": asdict(settings.patches),
+                "interval": {"coverage": COVERAGE, "draws_of_images": NUM_DRAWS},
             },
             "definitions": definitions(evaluation),
             "ground_truth": {
@@ -73,10 +77,20 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
             },
             "base": evaluation.base.name,
             "focus": evaluation.focus,
-            "runs": [_run(evaluation, run) for run in evaluation.runs],
+            "runs": [_run(evaluation, run, bootstrap) for run in evaluation.runs],
             "worst": _worst(evaluation),
             "instances": [
                 _instance(evaluation, index, item) for index, item in enumerate(evaluation.objects)
+            ],
+            "false_instances": [
+                {
+                    "image": item.image,
+                    "index": item.index,
+                    "category": category_name(evaluation, item.label),
+                    "score": item.score,
+                    "area": item.area,
+                }
+                for item in evaluation.false
             ],
         }
     )
@@ -99,7 +113,7 @@ def category_name(evaluation: Evaluation, label: int) -> str:
     return evaluation.categories.get(label, str(label))
 
 
-def _run(evaluation: Evaluation, run: RunResult) -> Json:
+def _run(evaluation: Evaluation, run: RunResult, bootstrap: ImageBootstrap) -> Json:
     base = evaluation.base.scores
     content: Json = {
         "name": run.name,
@@ -118,7 +132,8 @@ def _run(evaluation: Evaluation, run: RunResult) -> Json:
         if run.averages
         else {},
         **_kinds(run),
-        "groups": _groups(evaluation, run.scores),
+        "overlap": {**asdict(run.overlap), "share": run.overlap.share},
+        "groups": _groups(evaluation, run.scores, bootstrap),
     }
     if run is not evaluation.base:
         overall = content["groups"]["overall"]
@@ -147,19 +162,26 @@ def _kinds(run: RunResult) -> Json:
     return {"errors": asdict(run.averages.errors), "pixel_accuracy": asdict(run.averages.accuracy)}
 
 
-def _groups(evaluation: Evaluation, scores: ScoreTable) -> Json:
+def _groups(evaluation: Evaluation, scores: ScoreTable, bootstrap: ImageBootstrap) -> Json:
     """Means overall, by category and by size, over the objects found in the base and the run."""
+    base = evaluation.base.scores
+    both = is_found(base) & is_found(scores)
     objects = evaluation.objects
 
     def row(keep: Callable[[ObjectInfo], bool]) -> Json:
         chosen = np.array([keep(item) for item in objects], np.bool_).reshape(len(objects))
-        before, after, paired = paired_means(evaluation.base.scores[chosen], scores[chosen])
+        before, after, paired = paired_means(base[chosen], scores[chosen])
+        intervals = {
+            name: _interval_by_name(bootstrap, values, chosen & both)
+            for name, values in (("base", base), ("this", scores), ("difference", scores - base))
+        }
         return {
             "objects": int(chosen.sum()),
             "paired": paired,
             "base": _named(before),
             "this": _named(after),
             "difference": _named(after - before),
+            "intervals": intervals,
         }
 
     labels = sorted({item.label for item in objects})
@@ -176,6 +198,19 @@ def _groups(evaluation: Evaluation, scores: ScoreTable) -> Json:
             for name in SIZE_CLASSES
         },
     }
+
+
+def _bootstrap(evaluation: Evaluation) -> ImageBootstrap:
+    number = {image: index for index, image in enumerate(evaluation.images)}
+    image_of = np.array([number[item.image] for item in evaluation.objects], np.int64)
+    return ImageBootstrap(image_of, len(evaluation.images))
+
+
+def _interval_by_name(
+    bootstrap: ImageBootstrap, values: ScoreTable, chosen: BoolArray
+) -> dict[str, list[float]]:
+    ends = bootstrap.interval(values, chosen).T.tolist()
+    return dict(zip(SCORE_NAMES, ends, strict=True))
 
 
 def _worst(evaluation: Evaluation) -> list[Json]:

@@ -9,8 +9,10 @@ from bpr.pipeline.datasets.precision_rules import PrecisionRules
 from bpr.pipeline.evaluation.average_precision import Averages
 from bpr.pipeline.evaluation.comparison import ScoreTable
 from bpr.pipeline.evaluation.inputs import EvaluationSettings
+from bpr.pipeline.evaluation.outlines import Outlined
+from bpr.pipeline.evaluation.overlaps import Overlap
 from bpr.pipeline.evaluation.scores import size_class
-from bpr.pipeline.instance import BoolArray, Mask
+from bpr.pipeline.instance import BoolArray, Mask, Size
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ class ObjectInfo:
         return size_class(self.area)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FalseInstance:
+    """A predicted instance that belongs to no object."""
+
+    image: str
+    index: int  # in its prediction, from 0
+    label: int
+    score: float
+    area: int  # px
+    outlined: Outlined | None  # before and after refinement; None: both masks are empty
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RunResult:
     """One row of the report."""
@@ -37,6 +51,7 @@ class RunResult:
     own_scores: ScoreTable  # by object; its best prediction of this very run
     num_instances: int
     num_false: int  # instances that belong to no object
+    overlap: Overlap
     seconds: float | None  # spent in the method
     averages: Averages | None
 
@@ -81,6 +96,7 @@ class Evaluation:
     rules: PrecisionRules  # by which average precision was measured
     categories: Mapping[int, str] | None
     images: tuple[str, ...]  # that were scored
+    sizes: tuple[Size, ...]  # of these images
     objects: tuple[ObjectInfo, ...]
     num_crowds: int
     num_ignored_images: int  # with ignored pixels
@@ -89,6 +105,8 @@ class Evaluation:
     unlike_images: int  # where before and after are not the same instances: matched by themselves
     gains: tuple[Picture, ...]  # largest first
     losses: tuple[Picture, ...]
+    outlines: tuple[Outlined | None, ...]  # by object: before, after, ground truth; None: empty
+    false: tuple[FalseInstance, ...]  # of the focus, or of the base where there is no focus
     failures: tuple[FailedImage, ...]  # images left out of every figure
     without_prediction: tuple[str, ...]  # scored as if nothing was predicted
     without_truth: tuple[str, ...]  # predictions that nothing says anything about

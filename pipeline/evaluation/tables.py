@@ -34,6 +34,13 @@ def points(value: float | None) -> str:
     return "0.0" if text in ("+0.0", "-0.0") else text
 
 
+def plus_minus(interval: list[float | None] | None) -> str:
+    """Half of an interval's width in points, to stand behind its mean; "" without one."""
+    if interval is None or interval[0] is None or interval[1] is None:
+        return ""
+    return f" ±{50 * (interval[1] - interval[0]):.1f}"
+
+
 def seconds(value: float | None) -> str:
     """A time in milliseconds or seconds."""
     if value is None:
@@ -58,7 +65,6 @@ def all_tables(report: Json) -> list[Table]:
     if focus is None:
         tables += [_plain_groups(report, kind) for kind in ("size", "category")]
     else:
-        tables.append(comparison_table(report, focus))
         tables += [groups_table(report, focus, kind) for kind in ("size", "category")]
     return [table for table in tables if table.rows]
 
@@ -68,7 +74,8 @@ def runs_table(report: Json) -> Table:
     rows = []
     for run in report["runs"]:
         overall, change = run["groups"]["overall"], run.get("change")
-        cells = [percent(overall["this"][name]) for name in SCORE_NAMES]
+        cells = [_mean(overall, "this", name) for name in SCORE_NAMES]
+        gain = NOTHING
         harm = [NOTHING] * 3
         possible = NOTHING
         if change is not None:
@@ -78,18 +85,23 @@ def runs_table(report: Json) -> Table:
                 _count(change["unchanged"], total),
                 _count(change["worse"] + change["lost"], total),
             ]
+            gain = _mean(overall, "difference", "boundary_iou")
             possible = percent(change["share_of_possible"]["boundary_iou"])
-        rows.append((run["name"], *cells, *harm, possible, seconds(run["seconds_per_instance"])))
+        overlap = percent(run["overlap"]["share"])
+        time = seconds(run["seconds_per_instance"])
+        rows.append((run["name"], *cells, gain, *harm, possible, overlap, time))
     count = report["runs"][0]["groups"]["overall"]["paired"]
     return Table(
         f"Mean over the {count} objects found, %",
         (
             "run",
             *(SCORE_TITLES[name] for name in SCORE_NAMES),
+            "Boundary IoU change",
             "improved",
             "unchanged",
             "worse",
             "% of possible",
+            "overlap",
             "per instance",
         ),
         tuple(rows),
@@ -127,29 +139,6 @@ def errors_table(report: Json) -> Table:
     return Table("Errors by kind, and right pixels", head, tuple(rows))
 
 
-def comparison_table(report: Json, focus: Json) -> Table:
-    """Before, after and difference of every measure."""
-    base = report["runs"][0]
-    overall = focus["groups"]["overall"]
-    rows = [
-        (
-            SCORE_TITLES[name],
-            percent(overall["base"][name]),
-            percent(overall["this"][name]),
-            points(overall["difference"][name]),
-        )
-        for name in SCORE_NAMES
-    ]
-    for name, before in base["average_precision"].items():
-        after = focus["average_precision"][name]
-        if before is None and after is None:
-            continue  # no such objects
-        change = None if before is None or after is None else after - before
-        rows.append((name, percent(before), percent(after), points(change)))
-    head = ("measure, %", base["name"], focus["name"], "difference")
-    return Table(f"From {base['name']} to {focus['name']}", head, tuple(rows))
-
-
 def groups_table(report: Json, focus: Json, kind: str) -> Table:
     """Before, after and difference of Boundary IoU, F and AP by category or size."""
     base = report["runs"][0]
@@ -168,7 +157,7 @@ def groups_table(report: Json, focus: Json, kind: str) -> Table:
             cells += [
                 percent(row["base"][score]),
                 percent(row["this"][score]),
-                points(row["difference"][score]),
+                _mean(row, "difference", score),
             ]
         for _, before, after in precisions:
             old, new = before.get(name), after.get(name)
@@ -190,7 +179,7 @@ def _plain_groups(report: Json, kind: str) -> Table:
             name,
             str(row["objects"]),
             str(row["paired"]),
-            *(percent(row["this"][score]) for score in SCORE_NAMES),
+            *(_mean(row, "this", score) for score in SCORE_NAMES),
         )
         for name, row in base["groups"][kind].items()
     ]
@@ -233,6 +222,13 @@ def render(table: Table) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(2, "-" * max(len(line) for line in lines[1:]))
     return "\n".join(lines)
+
+
+def _mean(row: Json, which: str, score: str) -> str:
+    """A mean, or a difference of means, with its interval."""
+    value = row[which][score]
+    text = points(value) if which == "difference" else percent(value)
+    return text + plus_minus(row["intervals"][which][score])
 
 
 def _count(count: int, total: int) -> str:

@@ -102,7 +102,9 @@ def test_nothing_is_written_besides_the_report(clean, evaluate, tmp_path, monkey
     monkeypatch.chdir(tmp_path / "elsewhere")
     evaluate(clean.after, "--ground-truth", clean.gt_fine)
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["index.html", "report.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "index.html", "objects.csv", "report.json",
+    ]  # fmt: skip
 
 
 class TestWhatIsIncomplete:

@@ -288,19 +288,19 @@ def test_the_fields_of_the_report_are_those_of_its_version(dataset):
     report = build_report(run(dataset, dataset.gt_fine, dataset.after, dataset.before), {})
     assert set(report) == {
         "schema", "about", "settings", "definitions", "ground_truth", "problems", "base", "focus",
-        "runs", "worst", "instances",
+        "runs", "worst", "instances", "false_instances",
     }  # fmt: skip
     assert set(report["runs"][1]) == {
         "name", "instances", "instances_of_no_object", "objects_found", "objects_missed",
         "means_of_own_best", "seconds_per_instance", "average_precision",
-        "average_precision_by_category", "groups", "change", "errors", "pixel_accuracy",
+        "average_precision_by_category", "overlap", "groups", "change", "errors", "pixel_accuracy",
     }  # fmt: skip
     assert set(report["runs"][1]["change"]) == {
         "improved", "unchanged", "worse", "gained", "lost", "objects", "share_of_possible",
         "histogram",
     }  # fmt: skip
     row = report["runs"][1]["groups"]["overall"]
-    assert set(row) == {"objects", "paired", "base", "this", "difference"}
+    assert set(row) == {"objects", "paired", "base", "this", "difference", "intervals"}
     assert set(row["this"]) == {"mask_iou", "boundary_iou", "f_1px", "f_2px", "f_3px"}
     assert set(report["instances"][0]) == {
         "image", "annotation", "category", "area", "size", "scores",
