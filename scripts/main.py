@@ -16,40 +16,41 @@ from bpr import __version__
 from bpr._extras import EXTRA_OF, install_command
 
 COMMANDS = {
-    "demo": "refine coarse masks on photographs that come along, and draw what changed",
-    "detect": "find instances in a folder of images, for refine to sharpen",
-    "refine": "sharpen the masks of a prediction folder, a COCO results json or mask files",
-    "extract": "cut a patch dataset for training from predictions and ground truth",
-    "evaluate": "say with the field's metrics what refinement did, and where it did harm",
-    "cvat": "refine the masks and polygons of a CVAT task, and push them back",
-    "serve": "answer POST /refine over HTTP, with a page to see it work",
+    "demo": "refine coarse masks on bundled photographs and draw what changed",
+    "detect": "find objects in a folder of images; bpr refine then sharpens their masks",
+    "refine": "sharpen masks that you have: files of YOLO, COCO, LabelMe, Cityscapes, PNGs",
+    "extract": "cut training patches from predictions and ground truth",
+    "evaluate": "measure what refinement improved and what it made worse",
+    "view": "compare two sources of masks over their photographs in a page",
+    "cvat": "refine the masks and polygons of a CVAT task and upload them again",
+    "serve": "refine masks over HTTP, with a web page",
     "train-refiner": "train the patch network on photographs with instance maps",
     "train-passes": "train the network that refines in passes, also on your own model's mistakes",
     "train-detector": "train a detector on COCO, Cityscapes or photographs with instance maps",
-    "export-weights": "write weights as ONNX or OpenVINO, for other runtimes",
-    "import-weights": "convert published weights, of BPR or of a detector, to a safetensors file",
+    "export-weights": "convert weights to ONNX or OpenVINO",
+    "import-weights": "convert published weights of BPR or of a detector to safetensors",
 }
 
 _EXTRAS = {"detect": "detect", "train-detector": "detect", "export-weights": "export"}
 """Commands that need more than the first library that is missing: the extra that has all."""
 
-INPUT_FAILED = 1  # exit status: some inputs failed, the others are done
+INPUT_FAILED = 1  # exit status: some inputs failed, the rest is done
 COMMAND_WRONG = 2
 INTERRUPTED = 130
 
-# what a user can mend before the same command goes on
+# errors that a user can mend; the same command then resumes
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
-_GOES_ON = "What is done stays; the same command goes on from there."
+_RESUMES = "Finished work is kept. Run the same command again to resume."
 
 
 class Command(Protocol):
-    """What a file of this package offers."""
+    """The functions that each command's file defines."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Declare arguments."""
+        """Add the arguments of the command."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it; returns the exit status. ValueError: the command was wrong."""
+        """Run the command and return the exit status. ValueError: the command was wrong."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{said}: cannot use{where}: {reason}.", file=sys.stderr)
         if error.errno not in _PASSING:
             return COMMAND_WRONG
-        print(_GOES_ON, file=sys.stderr)
+        print(_RESUMES, file=sys.stderr)
         return INPUT_FAILED
     except MemoryError as error:
         print(f"{said}: expected more memory than there is. {error}".rstrip(), file=sys.stderr)
         return INPUT_FAILED
     except KeyboardInterrupt as error:
         # a training says what it saved
-        done = f"{error}; the same command resumes there." if str(error) else _GOES_ON
+        done = f"{error}; the same command resumes there." if str(error) else _RESUMES
         print(f"\n{said}: interrupted. {done}", file=sys.stderr)
         return INTERRUPTED
 
@@ -90,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "bpr",
-        description="Sharpens the boundaries of instance masks after the fact.",
-        epilog="Start with: bpr demo. Every command explains itself: bpr COMMAND --help.",
+        description="Sharpens the edges of instance masks that you already have.",
+        epilog="Start with: bpr demo. Options and an example: bpr COMMAND --help.",
     )
     parser.add_argument("--version", action="version", version=f"bpr {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)

@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="RUN",
-        help="folder for checkpoint, log.csv and weights; the same command goes on from there",
+        help="folder for checkpoint, log.csv and weights; the same command resumes a stopped run",
     )
     parser.add_argument(
         "--start-from",

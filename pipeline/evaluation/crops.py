@@ -16,7 +16,7 @@ from bpr.pipeline.threads import map_ahead
 
 MOST_VIEWS = 4000  # objects with a picture; their outlines alone are about 3 MB
 MOST_BYTES = 6_000_000  # of pictures inside a page; above that they lie beside it
-SIDES = (384, 256, 192, 128)  # px, from the best to the smallest that is tried inside the page
+SIDES = (640, 384, 256, 192, 128)  # px, from the best to the smallest that is tried inside the page
 BYTES_PER_PIXEL = 0.12  # of WebP at this quality, as base64; measured on photographs
 QUALITY = 75
 FOLDER = "pictures"

@@ -134,6 +134,7 @@ def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None)
         losses=_strips(evaluation, evaluation.losses, images),
         has_images=images is not None,
         objects_title="All objects",
+        has_csv=True,
         objects_note=_objects_note(rows, len(views.json)),
     )
 

@@ -239,7 +239,7 @@ def test_a_full_disk_loses_nothing_that_is_done(
     said = capfd.readouterr().err
     assert "No space left on device" in said
     assert f"cannot use {out}" in said
-    assert "the same command goes on from there" in said
+    assert "Run the same command again to resume" in said
     assert "Traceback" not in said
     assert list(out.rglob("*.partial")) == []
     whole = digests(out)

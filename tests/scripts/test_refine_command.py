@@ -426,7 +426,7 @@ def test_killed_and_interrupted_runs_leave_whole_files_and_are_completed(
     interrupted = Done.wait(process)
     assert interrupted.code == 130
     assert interrupted.stderr.endswith(
-        "bpr refine: interrupted. What is done stays; the same command goes on from there.\n"
+        "bpr refine: interrupted. Finished work is kept. Run the same command again to resume.\n"
     )
     assert_whole(out, many / "pred")
     assert len(killed) < len(content(out)) < len(uninterrupted)

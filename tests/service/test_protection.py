@@ -72,7 +72,11 @@ REFUSED = [
     (lambda s: [s.image_part, ("masks", ("m.png", picture("JPEG")))], 415, "masks[0] (m.png): "),
     (lambda s: [s.image_part, ("instance_map", ("m", picture("WEBP")))], 415, "got WEBP"),
     # sizes
-    (lambda s: [("image", ("a", png_of_size(30000, 30000))), s.mask_parts[1]], 413, "30000 x 30000"),
+    (
+        lambda s: [("image", ("a", png_of_size(30000, 30000))), s.mask_parts[1]],
+        413,
+        "30000 x 30000",
+    ),
     (lambda s: [("image", ("a", png_of_size(9000, 9000))), s.mask_parts[1]], 413, "81000000"),
     (lambda s: [s.image_part, ("masks", ("m", png_of_size(9000, 9000)))], 413, "masks[0] (m): "),
     (lambda s: [s.image_part, *[("masks", ("m", png_of_size(6000, 6000)))] * 8], 413, "of all"),
