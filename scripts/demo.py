@@ -1,4 +1,4 @@
-"""Refine coarse masks on photographs that come along, and draw what changed.
+"""Refine coarse masks on bundled photographs and draw what changed.
 
 bpr demo --out bpr-demo
 """
@@ -9,10 +9,11 @@ import argparse
 from pathlib import Path
 
 from bpr.pipeline.demo.drawing import draw_closeups, draw_comparison
+from bpr.pipeline.demo.inputs import category_ids, input_files, prediction, prediction_files
 from bpr.pipeline.demo.scenes import DemoScene, load_demo_scenes
 from bpr.pipeline.files import write_atomically
-from bpr.pipeline.formats.images import encode_mask, encode_png
-from bpr.pipeline.instance import Instance, Prediction
+from bpr.pipeline.formats.images import encode_png
+from bpr.pipeline.instance import Prediction
 from bpr.pipeline.metrics import boundary_f, boundary_iou
 from bpr.pipeline.network import load_network
 from bpr.pipeline.plan import Answer
@@ -33,31 +34,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Refine, draw, and compare with outlines drawn with care."""
+    """Write the inputs, refine them, draw the results and compare them with careful outlines."""
     network = load_network(arguments.weights, arguments.device, arguments.backend)
     config = network.config
     settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     scenes = load_demo_scenes()
-    plans = [plan(scene.image, _coarse(scene), settings, scene.name) for scene in scenes]
+    ids = category_ids(scenes)
+    for name, content in input_files(scenes).items():
+        write_atomically(arguments.out / name, content)
+    plans = [
+        plan(scene.image, prediction(scene, scene.coarse, ids), settings, scene.name)
+        for scene in scenes
+    ]
     rows = []
     with ProgressLine("photographs", len(scenes)) as line:
         answers = predict(plans, network.runner(batch_size(arguments, network.batch_size)))
         for done, (scene, answer) in enumerate(zip(scenes, answers, strict=True), start=1):
             refined = merge(answer)
-            _write_pictures(arguments.out, scene, refined)
+            _write_results(arguments.out, scene, refined, ids)
             rows += _rows(scene, answer, refined)
             line.show(done, scene.name)
     _print_table(rows)
-    print(f"Pictures: {arguments.out}/*_comparison.png and *_closeups.png; masks beside them.")
+    print(f"Look at: {arguments.out}/*_comparison.png and *_closeups.png")
+    print(f"Refined masks: {arguments.out}/refined. The inputs lie beside it, in every format.")
     return 0
 
 
-def _coarse(scene: DemoScene) -> Prediction:
-    size = (scene.image.shape[0], scene.image.shape[1])
-    return Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in scene.coarse))
-
-
-def _write_pictures(out: Path, scene: DemoScene, refined: Prediction) -> None:
+def _write_results(out: Path, scene: DemoScene, refined: Prediction, ids: dict[str, int]) -> None:
     masks = [instance.mask for instance in refined.instances]
     pictures = {
         f"{scene.name}_comparison.png": draw_comparison(scene.image, scene.coarse, masks),
@@ -65,12 +68,12 @@ def _write_pictures(out: Path, scene: DemoScene, refined: Prediction) -> None:
     }
     for name, picture in pictures.items():
         write_atomically(out / name, encode_png(picture))
-    for name, mask in zip(scene.names, masks, strict=True):
-        write_atomically(out / f"{scene.name}_{name.replace(' ', '_')}.png", encode_mask(mask))
+    for name, content in prediction_files("refined", scene, masks, ids).items():
+        write_atomically(out / name, content)
 
 
 def _rows(scene: DemoScene, answer: Answer, refined: Prediction) -> list[tuple[str, list[float]]]:
-    """Per object: what it is, then before and after of each metric."""
+    """A row per object: its name, then every metric before and every metric after."""
     rows = []
     for name, coarse, instance, truth, boxes in zip(
         scene.names, scene.coarse, refined.instances, scene.truth, answer.boxes, strict=True
@@ -87,9 +90,9 @@ def _rows(scene: DemoScene, answer: Answer, refined: Prediction) -> list[tuple[s
 
 
 def _print_table(rows: list[tuple[str, list[float]]]) -> None:
-    """Coarse and refined of every metric, by object and on average."""
+    """Print every metric before and after, by object and as a mean."""
     mean = [sum(column) / len(rows) for column in zip(*(row[1] for row in rows), strict=True)]
-    print("Coarse -> refined, against outlines drawn with care:")
+    print("Before -> after, measured against careful outlines:")
     print(" " * 42, end="")
     print("".join(f"{name:>20}" for name in COLUMNS))
     for name, values in [*rows, ("mean", mean)]:
