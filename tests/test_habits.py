@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,35 @@ def test_github_runs_what_every_other_place_runs():
 def test_hooks_are_the_checks_of_ci():
     hooks = [hook for repo in HOOKS["repos"] for hook in repo["hooks"]]
     assert {repo["repo"] for repo in HOOKS["repos"]} == {"local"}
-    modules = [re.search(r"-m (\w+)", hook["entry"])[1] for hook in hooks]
+    checks = [hook for hook in hooks if hook.get("stages") != ["commit-msg"]]
+    modules = [re.search(r"-m (\w+)", hook["entry"])[1] for hook in checks]
     in_ci = re.findall(r'^        \["(\w+)"', BOOTSTRAP, re.MULTILINE)
     assert modules == in_ci
-    for hook in hooks:
+    for hook in checks:
         for word in hook["entry"].split():
             assert not word.startswith("tests/") or (ROOT / word).exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        ("Keep patches inside the right edge\n\nThey left it by a pixel.\n", None),
+        ("Merge branch 'readers'\n", None),
+        ("x" * 73 + "\n\nWhy.\n", "at most 72 characters, got 73"),
+        ("Keep patches inside.\n\nWhy.\n", "no full stop"),
+        ("Keep patches inside\n# a comment of git\n", "body: expected what was wrong"),
+        ("Keep patches inside\nWhy.\n", "an empty line"),
+    ],
+)
+def test_the_hook_reads_commit_messages(message, complaint, tmp_path):
+    (hook,) = (h for repo in HOOKS["repos"] for h in repo["hooks"] if h["id"] == "commit-message")
+    file = tmp_path / "message"
+    file.write_text(message, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, ROOT / hook["entry"], file], capture_output=True, text=True
+    )
+    assert (done.returncode, complaint is None) in ((0, True), (1, False))
+    assert complaint is None or complaint in done.stderr
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docker/README.md"])
