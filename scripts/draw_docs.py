@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/how-it-works.md, from the code that they explain.
+"""Draw the pictures of README.md and docs/how-it-works.md with the code that they explain.
 
 python -m bpr.scripts.draw_docs
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from bpr.pipeline.crops import crop_patches, patch_probabilities
 from bpr.pipeline.demo.drawing import draw_closeups
@@ -28,6 +29,9 @@ SHOWN_PATCHES = 5
 PATCH_SIDE = 120  # of a patch in the picture, pixels
 GAP = 6
 RED, GREEN, YELLOW = (232, 72, 85), (60, 200, 110), (250, 205, 60)
+CAPTION_HEIGHT = 40  # pixels
+THEMES = {"light": ((255, 255, 255), (31, 35, 40)), "dark": ((13, 17, 23), (230, 237, 243))}
+"""Background and ink of the picture in README.md."""
 
 
 def main() -> None:
@@ -50,9 +54,28 @@ def main() -> None:
         "refined.png": _outlined(_cut(scene.image, view), refined.read(view), GREEN),
         "closeups.png": draw_closeups(scene.image, [mask], [refined], count=2),
     }
+    for theme in THEMES:
+        sides = (pictures["coarse.png"], pictures["refined.png"])
+        pictures[f"before-after-{theme}.png"] = _before_after(sides, theme)
     for name, pixels in pictures.items():
         write_atomically(FOLDER / name, encode_png(_few_colours(pixels)))
         print(FOLDER / name)
+
+
+def _before_after(sides: Sequence[UInt8Array], theme: str) -> UInt8Array:
+    """Two pictures of one size side by side, with captions below."""
+    background, ink = THEMES[theme]
+    height, width = sides[0].shape[:2]
+    gap = 2 * GAP
+    canvas = Image.new("RGB", (2 * width + gap, height + CAPTION_HEIGHT), background)
+    draw = ImageDraw.Draw(canvas)
+    for left, side, caption in zip(
+        (0, width + gap), sides, ("your mask", "after bpr refine"), strict=True
+    ):
+        canvas.paste(Image.fromarray(side), (left, 0))
+        middle = (left + width / 2, height + CAPTION_HEIGHT / 2)
+        draw.text(middle, caption, ink, ImageFont.load_default(20), anchor="mm")
+    return np.asarray(canvas, np.uint8)
 
 
 def _cut(image: UInt8Array, box: Box) -> UInt8Array:

@@ -1,4 +1,4 @@
-"""Say what refinement did: boundary metrics and average precision, before and after.
+"""Measure masks with boundary metrics and average precision, before and after refinement.
 
 bpr evaluate refined --before predictions --ground-truth gtFine --images leftImg8bit --out report
 """
@@ -63,10 +63,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images-json",
         type=Path,
         metavar="J",
-        help="COCO json with 'images', where PRED is COCO results and GT is none",
+        help="COCO json with 'images', if PRED is a COCO results json and GT is not a json",
     )
     parser.add_argument(
-        "--before-masks", type=Path, nargs="+", metavar="PNG", help="the same before refinement"
+        "--before-masks",
+        type=Path,
+        nargs="+",
+        metavar="PNG",
+        help="the masks of --masks before refinement",
     )
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="folder for report.json and index.html"
@@ -97,18 +101,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="IOU",
-        help="mask IoU from which on a prediction belongs to an object (default: %(default)s)",
+        help="least mask IoU at which a prediction belongs to an object (default: %(default)s)",
     )
     group.add_argument(
         "--threshold",
         type=float,
         default=0.01,
         metavar="T",
-        help="change of Boundary IoU above which an instance is better or worse "
+        help="change of Boundary IoU above which an object counts as better or worse "
         "(default: %(default)s)",
     )
     group.add_argument(
-        "--class-agnostic", action="store_true", help="pass over labels (instance maps always do)"
+        "--class-agnostic", action="store_true", help="ignore labels (always so with instance maps)"
     )
     group.add_argument(
         "--coco-categories",
@@ -124,14 +128,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--no-average-precision", action="store_true", help="boundary metrics only: faster"
     )
     group.add_argument(
-        "--pictures", type=int, default=8, metavar="N", help="of gains and losses, each"
+        "--pictures",
+        type=int,
+        default=8,
+        metavar="N",
+        help="number of pictures of gains, and of losses (default: %(default)s)",
     )
     group = parser.add_argument_group("patches of the ceiling and of network methods")
     add_network_options(group)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate; 1 where some images failed or have no counterpart."""
+    """Evaluate. Returns 1 if some images failed or have no counterpart."""
     require("cityscapesscripts", "faster_coco_eval", "jinja2", purpose="bpr evaluate")
     _check_out(arguments)
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
@@ -174,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_out(arguments: argparse.Namespace) -> None:
-    """ValueError unless the report has a place of its own."""
+    """Check that the report does not overwrite an input."""
     out = arguments.out
     if not out:
         return
@@ -216,7 +224,7 @@ def _settings(
 
 
 def _methods(arguments: argparse.Namespace) -> tuple[dict[str, Method], dict[str, Any]]:
-    """What the names stand for, and what the report should remember of it."""
+    """The methods by name, and what the report records of each."""
     methods: dict[str, Method] = {}
     about: dict[str, Any] = {}
     for wanted in arguments.method:

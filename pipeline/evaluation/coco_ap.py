@@ -175,7 +175,7 @@ def encode(mask: Mask) -> dict[str, Any]:
     # runs begin and end where a column of the window changes
     at = np.argwhere(np.diff(columns, axis=1))
     edges = (x0 + at[:, 0]) * height + y0 + at[:, 1]
-    # a run to the foot of a column goes on at the head of the next
+    # a run to the foot of a column continues at the head of the next
     ends = 1 + 2 * np.flatnonzero(edges[1:-1:2] == edges[2::2])
     edges = np.delete(edges, np.concatenate([ends, ends + 1]))
     counts = np.diff(np.concatenate([[0], edges, [height * width]]))

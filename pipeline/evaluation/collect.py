@@ -122,7 +122,7 @@ class Collected:
                 self.false += _false_instances(item.key, own.false, base, refined)
 
     def check_labels(self) -> None:
-        """Complain where predictions speak of other categories than the ground truth.
+        """Check that predictions and ground truth have a category in common.
 
         Raises:
             ValueError: no label of the predictions is a category.
@@ -133,7 +133,7 @@ class Collected:
         if not self._labels & known.keys():
             raise ValueError(
                 f"predictions: expected category ids of the ground truth {sorted(known)[:10]}, "
-                f"got {sorted(self._labels)[:10]}; --class-agnostic passes over them"
+                f"got {sorted(self._labels)[:10]}; --class-agnostic ignores them"
             )
 
     def run_result(self, name: str) -> RunResult:
@@ -251,7 +251,7 @@ def _are_the_same(before: Prediction, after: Prediction) -> bool:
 
 
 def _hold(before: Matching, refined: Prediction, truth: AnnotatedImage) -> Matching:
-    """Each object keeps the instance that was its best one before, whatever became of it."""
+    """Each object keeps the instance that was its best one before refinement."""
     matches = []
     for found in before.matches:
         if found.instance is None:

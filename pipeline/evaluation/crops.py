@@ -24,7 +24,7 @@ READERS, AHEAD = 2, 4
 
 Json = dict[str, Any]
 ReadImage = Callable[[str], UInt8Array | None]
-"""The image of a key, (H, W, 3) uint8 RGB; None: there is none."""
+"""The image of a key, (H, W, 3) uint8 RGB; None if it cannot be read."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every figure of the report means, in words that go with it."""
+"""Definitions of every figure of the report."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
         f"instance {labels} with the largest mask IoU, at least {matching.positive_iou:g} (ties: "
         "the higher score, then the earlier). An instance may serve two objects. Objects without "
         "one are missed and count in no mean (RefineMask, appendix A.2).",
-        "pairing": "Refinement keeps instances, so each object keeps the instance that was its "
-        "best one before, whatever became of its mask; differences are between the same instances. "
-        "Where labels or scores differ before and after, each side is matched by itself, and means "
-        "are over the objects found on both.",
+        "pairing": "Each object is compared with the same prediction before and after: the "
+        "instance that was its best one before refinement. Where labels or scores differ before "
+        "and after, each side is matched by itself, and means are over the objects found on both.",
         "mask IoU": "Intersection over union of the masks.",
         "Boundary IoU": "Intersection over union of the boundary regions: the object pixels at "
         f"most d from the outside of the object (chessboard distance), d = "
@@ -47,7 +46,7 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
         "missed, false": "Missed: an object without a positive prediction. False: an instance that "
         "is positive for no object and does not lie mostly in a crowd or in ignored pixels.",
         "size": f"By pixels of the object in the ground truth: small below {SMALL}, medium below "
-        f"{MEDIUM}, large from there on (COCO's borders).",
+        f"{MEDIUM}, large above (COCO's borders).",
         "improved, worse": "Boundary IoU changed by more than "
         f"{100 * settings.threshold:g} percentage points.",
         "ceiling": "The instances before refinement with the ground truth inside their boundary "

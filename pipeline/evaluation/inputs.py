@@ -13,7 +13,7 @@ from bpr.pipeline.evaluation.rivals import Method
 from bpr.pipeline.settings import PatchSettings
 
 BEFORE, AFTER, PREDICTION, CEILING = "before", "after", "prediction", "ceiling"
-"""Names of the rows besides the methods."""
+"""Names of the rows that are not methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class EvaluationSettings:
 
     matching: MatchSettings
     boundary_ratio: float  # of Boundary IoU and boundary AP, share of the diagonal
-    threshold: float = 0.01  # change of Boundary IoU from which on an instance is better or worse
+    threshold: float = 0.01  # least change of Boundary IoU that counts as better or worse
     patches: PatchSettings = field(default_factory=PatchSettings)  # of the ceiling
     num_pictures: int = 8  # of gains, and as many of losses
     average_precision: bool = True

@@ -27,7 +27,7 @@ class MatchSettings:
     """When an instance is a positive prediction of an object."""
 
     positive_iou: float = 0.5  # least mask IoU, in (0, 1]
-    class_agnostic: bool = False  # whether labels are passed over
+    class_agnostic: bool = False  # whether labels are ignored
 
     def __post_init__(self) -> None:
         if not 0 < self.positive_iou <= 1:

@@ -84,7 +84,7 @@ def prepare(command: Command) -> None:
     for out in written(command.words):
         path = Path(out)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if command.words[2:3] == ["refined"]:
+    if command.words[2:3] == ["refined"] and not list(Path("refined").glob("*_pred.txt")):
         shutil.rmtree("refined", ignore_errors=True)
         shutil.copytree("predictions", "refined")
 
@@ -99,6 +99,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(
 ):
     World(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("webbrowser.open", lambda _address: True)
     for command in dict.fromkeys(runnable(page)):
         prepare(command)
         name, *arguments = command.words[1:]
