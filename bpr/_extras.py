@@ -19,7 +19,6 @@ EXTRA_OF = {
     "faster_coco_eval": "evaluate",
     "fsspec": "stores",
     "httpx": "client",
-    "jinja2": "evaluate",
     "onnx": "export",
     "prometheus_client": "serve",
     "pydantic_settings": "serve",

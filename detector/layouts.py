@@ -173,7 +173,7 @@ def is_detector(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def recognise(tensors: Mapping[str, Tensor], layout: str) -> str | None:
-    """The first preset that a checkpoint can be of; rounds of training leave no trace.
+    """The first preset whose tensors match. Schedules (1x, 3x) cannot be told from weights.
 
     Args:
         tensors: of the file.

@@ -1,7 +1,7 @@
 """Files that are either there as a whole or not at all, on a disk or in an object store.
 
-A path of an object store is a `upath.UPath`, which has the methods of `pathlib.Path` but is none;
-`bpr.scripts.options.parse_path` makes them. Only what has no common method is told apart here.
+A path of an object store is a `upath.UPath`: it behaves like `pathlib.Path` but does not inherit from
+it. `bpr.scripts.options.parse_path` makes both. Here are the cases in which they differ.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def claimed(path: Path, what: str) -> Iterator[None]:
         what: is claimed, for the message.
 
     Raises:
-        ValueError: another process is at it.
+        ValueError: another process holds the lock.
     """
     if not is_local(path):
         yield

@@ -9,14 +9,14 @@ from bpr.pipeline.metrics import outline
 # no finer; the errors of mask heads and of quick polygons are larger, the more so the larger the
 # object. LOG.md, 2026-11-21, has what other bounds give.
 LEAST_MOVE = 0.4  # pixels
-LEAST_MOVE_SHARE = 0.001  # of the object's long side, besides
+LEAST_MOVE_SHARE = 0.001  # of the object's long side, added
 
 
 def without_harm(coarse: Mask, refined: Mask) -> Mask:
-    """The refined mask, or the coarse one where refining would rather harm it.
+    """Return the refined mask, or the coarse one if refinement probably made it worse.
 
-    The coarse mask stays where the outline moves so little on average that what moves it is the
-    network's own unsteadiness, and where nothing would be left of the object. The average move
+    A very small change is probably noise, so the coarse mask is kept. It is also kept if nothing
+    would be left of the object. The average move
     is the number of changed pixels by that of the coarse outline's pixels.
     """
     if refined.is_empty or coarse.is_empty:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MIN_BATCH_SIZE = 32  # patches; larger ones gain nothing on a few processors
 
 BACKENDS = ("auto", "torch", "torch-bf16", "openvino", "openvino-bf16")
-"""What can run a network, in float32 where the name says nothing else."""
+"""What can run a network, in float32 unless the name says otherwise."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,7 +59,7 @@ def load_predictor(
 
     Args:
         weights: see `bpr.refiner.checkpoints.load_model`.
-        device: auto (a GPU where there is one), cpu or cuda.
+        device: auto (a CUDA GPU if there is one, else the CPU), cpu, cuda, or mps (Apple; float32).
         backend: one of BACKENDS. auto is torch-bf16 on a GPU; openvino on a CPU where it is
             installed, in bfloat16 where the CPU computes in it (twice as fast; of 10,000 mask
             pixels of a patch about two differ); else torch.
@@ -101,8 +102,8 @@ def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> 
     size = model.config.input_size
     on_device = None
     predict: TorchPredictor | DeviceNetwork
-    if device == "cpu" and backend == "torch":
-        predict = TorchPredictor(model.network, size)
+    if device in ("cpu", "mps") and backend == "torch":
+        predict = TorchPredictor(model.network, size, device)
     else:
         predict = DeviceNetwork(model.network, size, device, bfloat16=backend == "torch-bf16")
         # crops on the device round differently by one grey level
@@ -118,13 +119,17 @@ def _load_torch(weights: str | Path, device: str, backend: str, exact: bool) -> 
 
 
 def _choose_device(device: str) -> str:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}")
+    if device not in DEVICES:
+        raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
     if device == "cpu" or (device == "auto" and not (_may_have_gpu() and is_installed("torch"))):
         return "cpu"
     require("torch", purpose=f"device {device}")
     import torch
 
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device: expected an Apple GPU that PyTorch can use, got none")
+        return device
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise ValueError("device: expected a CUDA GPU that PyTorch can use, got none")
@@ -144,6 +149,11 @@ def _choose_backend(backend: str, device: str, exact: bool) -> str:
     if backend not in BACKENDS:
         names = f"{', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
         raise ValueError(f"backend: expected {names}, got {backend!r}")
+    if device == "mps":
+        if backend not in ("auto", "torch"):
+            raise ValueError(f"backend: expected auto or torch on mps, got {backend}")
+        require("torch", "timm", purpose="device mps")
+        return "torch"
     if backend == "auto" and device != "cpu":
         return "torch" if exact else "torch-bf16"
     if backend in ("torch", "torch-bf16"):

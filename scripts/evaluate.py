@@ -140,7 +140,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate. Returns 1 if some images failed or have no counterpart."""
-    require("cityscapesscripts", "faster_coco_eval", "jinja2", purpose="bpr evaluate")
+    require("cityscapesscripts", "faster_coco_eval", purpose="bpr evaluate")
     _check_out(arguments)
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
     keys = _keys(arguments, truth)

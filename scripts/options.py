@@ -13,7 +13,7 @@ from bpr._extras import install_command, needs_extra
 from bpr.pipeline.formats.images import MAX_PIXELS
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import PatchSize
-from bpr.refiner.predictor import BACKENDS
+from bpr.refiner.predictor import BACKENDS, DEVICES
 
 if TYPE_CHECKING:
     from bpr.pipeline.distributed import Cluster
@@ -78,7 +78,7 @@ def add_max_pixels(parser: argparse.ArgumentParser) -> None:
 
 def add_network_options(group: argparse._ArgumentGroup) -> None:
     """Where and how a network runs, and which patches it sees."""
-    group.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    group.add_argument("--device", choices=DEVICES, default="auto")
     group.add_argument("--backend", choices=BACKENDS, default="auto")
     add_patch_options(group, PatchSettings.nms_iou, "what the weights were made for")
 

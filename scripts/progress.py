@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 def per_second() -> Callable[[int], str]:
-    """Start a clock; what it returns says how many of a count that is one second's share."""
+    """Start timing. The returned function formats a count as a rate ("12/s")."""
     started = time.monotonic()
 
     def say(count: int) -> str:

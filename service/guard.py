@@ -303,7 +303,7 @@ def _address(scope: Scope) -> str:
 
 
 async def _discard(receive: Receive) -> None:
-    """Read what a client still sends, for a while: cut off in mid-sentence it sees no answer."""
+    """Read what a client still sends: one whose upload is reset never reads the response."""
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(_read_to_end(receive), _LINGER_S)
 

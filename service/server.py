@@ -24,7 +24,7 @@ from bpr.service.settings import ServiceSettings
 
 logger = logging.getLogger(__name__)
 
-# the end waits for this long without work: who heard the last answer may be asking again
+# before the end: a client that just got its answer may send another request
 _QUIET_TICKS = 5  # of a tenth of a second
 _LAST_WORD_S = 1.0  # for a client that has connected and not yet asked
 _LAST_BYTES_S = 5  # for connections to end after the drain

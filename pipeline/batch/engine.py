@@ -110,7 +110,7 @@ def write_image(job: ImageJob, image: OpenedImage, answer: Answer) -> ImageOutco
 def write_prediction(
     job: ImageJob, image: OpenedImage, prediction: Prediction, counted: Mapping[str, int]
 ) -> ImageOutcome:
-    """Write what an image has come to; `counted` goes into the journal with it."""
+    """Write the prediction and record it, with `counted`, in the journal."""
     entry = {
         "stamp": image.stamp,
         "instances": len(prediction.instances),

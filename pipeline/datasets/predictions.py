@@ -21,7 +21,7 @@ class Predictions(Protocol):
 
     @property
     def lists_every_image(self) -> bool:
-        """An image without an entry was left out, not found empty."""
+        """Whether a missing entry means "not processed" (True) or "nothing found" (False)."""
 
     @property
     def has_labels(self) -> bool:

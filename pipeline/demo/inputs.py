@@ -47,7 +47,8 @@ def input_files(scenes: Sequence[DemoScene]) -> dict[str, bytes]:
     """
     ids = category_ids(scenes)
     files: dict[str, bytes] = {}
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number, scene in enumerate(scenes, start=1):
         height, width = scene.image.shape[:2]
         files[f"photos/{scene.name}.png"] = encode_png(scene.image)

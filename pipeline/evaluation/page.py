@@ -92,9 +92,6 @@ def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None)
         report: from `build_report`.
         evaluation: what it was built of, for the pictures.
         images: for the crops; None: outlines are drawn on grey.
-
-    Raises:
-        ValueError: jinja2 is missing.
     """
     focus = find_run(report, report["focus"])
     runs = shown_runs(evaluation)

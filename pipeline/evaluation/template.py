@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpr._extras import needs_extra
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 FOLDER = Path(__file__).with_name("pages")
 
@@ -59,12 +59,7 @@ def render(name: str, table: ObjectTable, files: Mapping[str, bytes], **values: 
         table: of objects.
         files: pictures that lie beside the page.
         values: for the template.
-
-    Raises:
-        ValueError: jinja2 is missing.
     """
-    with needs_extra("page"):
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
     environment = Environment(
         loader=FileSystemLoader(FOLDER, encoding="utf-8"),
         autoescape=True,

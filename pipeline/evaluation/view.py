@@ -168,9 +168,6 @@ def render_view(comparison: Comparison, names: Sequence[str], images: ImageIndex
         comparison: from `compare_sources`.
         names: of the two sources, two texts to show.
         images: the photographs.
-
-    Raises:
-        ValueError: jinja2 is missing.
     """
     rows = comparison.differences
     order = sorted(range(len(rows)), key=lambda index: (rows[index].boundary_iou, index))

@@ -110,10 +110,23 @@ def test_an_input_size_that_the_network_cannot_take_is_refused(network):
 
 
 def test_unknown_devices_and_backends_are_refused():
-    with pytest.raises(ValueError, match="device: expected auto, cpu or cuda, got 'tpu'"):
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda or mps, got 'tpu'"):
         load_predictor(device="tpu")
     with pytest.raises(ValueError, match=r"backend: expected auto, torch, .* got 'tvm'"):
         load_predictor(device="cpu", backend="tvm")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU")
+def test_asking_for_a_missing_apple_gpu_is_refused():
+    with pytest.raises(ValueError, match="device: expected an Apple GPU"):
+        load_predictor(device="mps")
+
+
+@pytest.mark.skipif(not torch.backends.mps.is_available(), reason="needs an Apple GPU")
+def test_an_apple_gpu_predicts_what_the_cpu_predicts(network, patches):
+    expected = TorchPredictor(network, 64, "cpu")(patches)
+    found = TorchPredictor(network, 64, "mps")(patches)
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
