@@ -93,7 +93,7 @@ class Evaluation:
 
     settings: EvaluationSettings
     kind: str  # of ground truth
-    rules: PrecisionRules  # by which average precision was measured
+    rules: PrecisionRules  # of average precision
     categories: Mapping[int, str] | None
     images: tuple[str, ...]  # that were scored
     sizes: tuple[Size, ...]  # of these images
