@@ -38,8 +38,16 @@ def evaluation(tmp_path_factory):
     dataset = make_dataset(tmp_path_factory.mktemp("data"), num_images=3, seed=5)
     sides = [open_predictions(folder, None, None) for folder in (dataset.after, dataset.before)]
     images = ImageIndex(dataset.images)
-    inputs = EvaluationInputs(open_ground_truth(dataset.gt_fine), *sides, {}, images)
-    settings = EvaluationSettings(MatchSettings(), 0.02, average_precision=False)
+    inputs = EvaluationInputs(
+        truth=open_ground_truth(dataset.gt_fine),
+        prediction=sides[0],
+        before=sides[1],
+        methods={},
+        images=images,
+    )
+    settings = EvaluationSettings(
+        matching=MatchSettings(), boundary_ratio=0.02, average_precision=False
+    )
     return evaluate(inputs, settings), images
 
 
