@@ -1,7 +1,7 @@
 """Files that are either there as a whole or not at all, on a disk or in an object store.
 
-A path of an object store is a `upath.UPath`: it behaves like `pathlib.Path` but does not inherit from
-it. `bpr.scripts.options.parse_path` makes both. Here are the cases in which they differ.
+A path of an object store is a `upath.UPath`: it behaves like `pathlib.Path` but does not inherit
+from it. `bpr.scripts.options.parse_path` makes both. Here are the cases in which they differ.
 """
 
 from __future__ import annotations

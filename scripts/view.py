@@ -10,6 +10,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
+from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.predictions import open_predictions
 from bpr.pipeline.evaluation.view import Comparison, compare_sources, render_view
@@ -52,8 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--out {out}: expected a folder for the page alone, got that of masks")
     names = None
     if arguments.images_json:
-        known = coco.load_images(arguments.images_json)
-        names = {image_id: entry.file_name for image_id, entry in known.items()}
+        names = image_keys(coco.load_images(arguments.images_json))
     first, second = (open_predictions(path, None, names) for path in sides)
     images = ImageIndex(arguments.images)
     with ProgressLine("images", len(first.keys())) as line:
