@@ -2,7 +2,7 @@
 
     python -m benchmarks.coarse_errors RUN/pool --objects 400
 
-RUN/pool is what `bpr train-passes` packed. Means over objects: IoU of the masks; the share of the
+RUN/pool is what `bpr train-refiner` packed. Means over objects: IoU of the masks; the share of the
 coarse outline within 1 px of the true one; the 90th and 99th percentile of its distance in % of the
 object's long side; how often one connected piece of more than 3 % of the object's area is missing
 or too much.
@@ -58,7 +58,7 @@ def _largest(mask: BoolArray) -> int:
 
 
 def mixed(gt: BoolArray, rng: np.random.Generator) -> BoolArray:
-    """What `bpr train-passes` simulates."""
+    """What `bpr train-refiner` simulates."""
     weights = np.array(list(SIMULATED.values()))
     kind = list(SIMULATED)[int(rng.choice(len(weights), p=weights / weights.sum()))]
     return kind(gt, rng)
@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     items = [pool[number] for number in chosen.tolist()]
     print(f"{'':28}{'n':>6}{'IoU':>7}{'1 px':>7}{'p90':>7}{'p99':>7}{'lost':>7}{'added':>7}")
     _show("recorded", _recorded(items))
-    _show("train-refiner's simulation", _simulated(items, simulate_coarse_mask))
-    _show("train-passes' simulation", _simulated(items, mixed))
+    _show("simulation for one pass", _simulated(items, simulate_coarse_mask))
+    _show("simulation for several passes", _simulated(items, mixed))
     for kind in SIMULATED:
         _show(kind.__name__, _simulated(items, kind))
 

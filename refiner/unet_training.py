@@ -1,4 +1,4 @@
-"""Training of the patch U-Net: resumable, to be stopped and lengthened at any step."""
+"""Training of the patch U-Net; a run can be stopped, resumed and lengthened at any step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bpr._training_run import append_row
+from bpr._training_run import (
+    Interrupted,
+    SaveClock,
+    append_row,
+    forget_rows_after,
+    load_checkpoint,
+    save_checkpoint,
+    stop_on_signals,
+)
 from bpr.refiner.unet import PatchUNet, normalise
 
 IGNORE = 255  # target value without a loss
@@ -35,7 +44,8 @@ class UNetRecipe:
     average_decay: float = 0.998  # of the running average that is kept
     judge_weight: float = 0.1  # of its loss
     log_every: int = 50  # steps
-    save_every: int = 100  # steps
+    average_every: int = 100  # steps; how old the average may be that loaders roll out
+    bfloat16: bool = False  # forward passes
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -47,22 +57,30 @@ class UNetRecipe:
 class UNetTrainer:
     """A network in training and all that a resumed run needs.
 
-    Files in `folder`: `checkpoint.pt`, `average.pt` (the running average alone, for whoever uses
-    the network as it is now), `log.csv`.
+    Files in `folder`: `checkpoint.pt`, `average.pt` (the running average alone, for loaders that
+    roll the network out), `log.csv`.
 
     Args:
         network: starting point; trained in place.
         recipe: schedule; a resumed training may be given another one.
         folder: its checkpoint is read if there is one.
-        device: auto (a GPU where there is one), cpu or cuda.
+        about: what makes this training what it is (data, seed, sizes), json-ready.
+        device: cpu or cuda.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of another training.
     """
 
     def __init__(
-        self, network: PatchUNet, recipe: UNetRecipe, folder: Path, device: str = "cpu"
+        self,
+        network: PatchUNet,
+        recipe: UNetRecipe,
+        folder: Path,
+        about: Mapping[str, Any],
+        device: str = "cpu",
     ) -> None:
-        self.recipe, self.folder = recipe, folder
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.recipe, self.folder, self.about = recipe, folder, dict(about)
+        self.checkpoint = folder / "checkpoint.pt"
         self._device = torch.device(device)
         network = network.to(self._device)
         self.network: PatchUNet = network.to(memory_format=torch.channels_last)
@@ -80,10 +98,8 @@ class UNetTrainer:
         self.average = deepcopy(self.network).eval().requires_grad_(False)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "checkpoint.pt").exists():
-            state = torch.load(
-                folder / "checkpoint.pt", map_location=self._device, weights_only=True
-            )
+        if self.checkpoint.exists():
+            state = load_checkpoint(self.checkpoint, self.about, self._device)
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -93,37 +109,57 @@ class UNetTrainer:
         self,
         batches: Iterable[tuple[Tensor, Tensor]],
         on_log: Callable[[Mapping[str, float]], None] = lambda _: None,
-        deadline: float = math.inf,
+        on_step: Callable[[int], None] = lambda _: None,
+        clock: SaveClock | None = None,
     ) -> PatchUNet:
-        """Train up to the last step, or until the clock (`time.time`) says `deadline`.
+        """Train up to the last step.
 
         Args:
             batches: (patches (B, S, S, 7) uint8, targets (B, S, S) uint8 0, 1 or 255),
                 beginning with batch number `self.step`.
             on_log: takes each row of the log.
-            deadline: the state is saved and the running average returned.
+            on_step: takes the number of steps done, after each.
+            clock: when checkpoints are written besides the one at the end; every five minutes
+                if not given.
+
+        Returns:
+            The running average, in evaluation mode.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM came; the last step was finished and saved.
         """
+        clock = clock or SaveClock()
+        log = self.folder / "log.csv"
+        forget_rows_after(log, self.step)
         self.network.train()
         sums, since = torch.zeros(4, device=self._device), time.perf_counter()
-        seen = 0
-        for patches, targets in batches:
-            if self.step >= self.recipe.steps or time.time() > deadline:
-                break
-            sums += self._train_step(patches, targets)
-            seen += len(patches)
-            self.step += 1
-            if self.step % self.recipe.log_every == 0:
-                names = ("loss", "error", "coarse_error", "judge")
-                row = dict(zip(names, (sums / self.recipe.log_every).tolist(), strict=True))
-                row |= {"rate": self.recipe.rate_at(self.step)}
-                row |= {"patches_per_s": seen / (time.perf_counter() - since)}
-                append_row(self.folder / "log.csv", {"step": self.step, **row})
-                on_log({"step": self.step, **row})
-                sums.zero_()
-                since, seen = time.perf_counter(), 0
-            if self.step % self.recipe.save_every == 0:
-                self.save()
-        self.save()
+        seen = steps = 0
+        with stop_on_signals() as stop:
+            remaining = iter(batches)  # loader processes inherit what signals do
+            while self.step < self.recipe.steps:
+                patches, targets = next(remaining)
+                sums += self._train_step(patches, targets)
+                seen, steps = seen + len(patches), steps + 1
+                self.step += 1
+                if self.step % self.recipe.log_every == 0:
+                    names = ("loss", "error", "coarse_error", "judge")
+                    row: dict[str, float] = {"step": self.step}
+                    row |= dict(zip(names, (sums / steps).tolist(), strict=True))
+                    row |= {"learning_rate": self.recipe.rate_at(self.step)}
+                    row |= {"patches_per_s": seen / (time.perf_counter() - since)}
+                    append_row(log, row)
+                    on_log(row)
+                    sums.zero_()
+                    since, seen, steps = time.perf_counter(), 0, 0
+                on_step(self.step)
+                is_last = self.step == self.recipe.steps
+                if self.step % self.recipe.average_every == 0:
+                    self._save_average()
+                if is_last or clock.is_due or stop.is_made:
+                    self._save()
+                    clock.saved()
+                if stop.is_made:
+                    raise Interrupted(self.step, self.checkpoint)
         return self.average
 
     def _train_step(self, patches: Tensor, targets: Tensor) -> Tensor:
@@ -132,7 +168,9 @@ class UNetTrainer:
         patches, targets = patches.to(self._device), targets.to(self._device)
         known = targets != IGNORE
         truth = (targets == 1).float()
-        logits, judged = self.network(normalise(patches))
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            logits, judged = self.network(normalise(patches))
+        logits, judged = logits.float(), judged.float()
         pixels = functional.binary_cross_entropy_with_logits(logits, truth, known.float())
         with torch.no_grad():
             side = targets.shape[-1]
@@ -159,15 +197,19 @@ class UNetTrainer:
             [averages[name] for name in moving], [values[name] for name in moving], 1 - decay
         )
 
-    def save(self) -> None:
-        """Write the checkpoint and the running average, each complete or not at all."""
-        state = {
-            "step": self.step,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        for name, content in (("checkpoint.pt", state), ("average.pt", state["average"])):
-            temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-            torch.save(content, temporary)
-            os.replace(temporary, self.folder / name)
+    def _save_average(self) -> None:
+        temporary = self.folder / f".average.{os.getpid()}.tmp"
+        torch.save(self.average.state_dict(), temporary)
+        os.replace(temporary, self.folder / "average.pt")
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.checkpoint,
+            self.about,
+            {
+                "step": self.step,
+                "network": self.network.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )

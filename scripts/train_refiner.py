@@ -1,6 +1,8 @@
-"""Train the patch network on photographs with instance maps; coarse masks are simulated.
+"""Train a patch network on photographs with accurate masks.
 
-bpr train-refiner --images photos --instance-maps maps --out runs/first --steps 10000
+Coarse masks are simulated; masks that your own model predicted are mixed with them.
+
+bpr train-refiner --images photos --ground-truth maps --predictions results.json --out runs/mine
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ from bpr.refiner.network import PAPER_ARCHITECTURES, PatchNetwork, imagenet_netw
 from bpr.refiner.recipes import RECIPES
 from bpr.refiner.torch_predictor import TorchPredictor
 from bpr.refiner.training import RefinerTrainer, Validate
+from bpr.refiner.unet import PatchUNet
 from bpr.scripts.options import parse_path
 from bpr.scripts.progress import ProgressLine
+from bpr.scripts.train_passes import INPUT_SIZE, STEPS, train_passes
 from bpr.scripts.training_options import (
     add_training_options,
     save_clock,
@@ -44,15 +48,38 @@ from bpr.scripts.training_options import (
     with_origin,
 )
 
+PASSES = PatchUNet.architecture
+DEFAULT_SIZE = 128  # pixels, of the networks of the paper
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr train-refiner`."""
     parser.add_argument("--images", type=Path, metavar="DIR", help="photographs")
     parser.add_argument(
+        "--ground-truth",
         "--instance-maps",
         type=Path,
+        metavar="GT",
+        help="their accurate masks: a folder of instance maps (8-bit PNGs of the same stems: 0 "
+        "background, k instance, 255 unknown); for unet-lite0 also a COCO json or a Cityscapes "
+        "folder",
+    )
+    parser.add_argument(
+        "--predictions",
+        type=parse_path,
+        nargs="*",
+        default=[],
+        metavar="PRED",
+        help="masks that your model made of these photographs: COCO results jsons or Cityscapes "
+        "prediction folders; unet-lite0 then starts from the weights of this name and learns "
+        "from them and from simulated ones",
+    )
+    parser.add_argument(
+        "--pool",
+        type=Path,
         metavar="DIR",
-        help="8-bit PNGs of the same stems: 0 background, k instance, 255 unknown",
+        help="instead of these: photographs and masks that an earlier run of unet-lite0 packed "
+        "(RUN/pool)",
     )
     parser.add_argument(
         "--patches",
@@ -69,24 +96,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--architecture",
-        choices=PAPER_ARCHITECTURES,
-        help="of the network (default: that of the weights in --start-from, else hrnet18s)",
+        choices=[*PAPER_ARCHITECTURES, PASSES],
+        help=f"of the network; {PASSES} refines in passes (default: that of the weights in "
+        f"--start-from; {PASSES} with --predictions or --pool; else hrnet18s)",
     )
     parser.add_argument(
         "--start-from",
         metavar="WEIGHTS",
-        help="weights to go on from, by name or path, or imagenet, which are downloaded "
-        "(default: random ones)",
+        help="weights to go on from, by name or path; for a network of the paper also imagenet, "
+        f"which are downloaded; for {PASSES} also the .pth of an EfficientNet-Lite0 trained on "
+        "ImageNet (default: random ones)",
     )
     parser.add_argument(
         "--recipe",
         choices=list(RECIPES),
-        default="bpr",
-        help="optimizer and schedule: ours, or that of the paper (default: %(default)s)",
+        help="optimizer and schedule of the networks of the paper: ours, or that of the paper "
+        "(default: bpr)",
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="batches (default: the recipe's)")
     parser.add_argument(
-        "--input-size", type=int, default=128, metavar="S", help="pixels (default: %(default)s)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"batches (default: the recipe's; {STEPS} for {PASSES})",
+    )
+    parser.add_argument(
+        "--input-size",
+        type=int,
+        metavar="S",
+        help=f"pixels (default: {DEFAULT_SIZE}; {INPUT_SIZE} for {PASSES})",
     )
     parser.add_argument(
         "--batch-size",
@@ -118,20 +155,50 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, or go on training, then write RUN/<architecture>.safetensors."""
     if (arguments.validation_images is None) != (arguments.validation_maps is None):
         raise ValueError("--validation-images, --validation-maps: expected both or none")
-    given = (arguments.images is not None, arguments.instance_maps is not None)
-    if given != (arguments.patches is None,) * 2:
+    photographs = (arguments.images is not None, arguments.ground_truth is not None)
+    packed = (arguments.patches is not None) + (arguments.pool is not None)
+    if packed > 1 or photographs != (packed == 0,) * 2:
         raise ValueError(
-            "--images, --instance-maps, --patches: expected both of the first or the last alone"
+            "expected --images with --ground-truth, or --patches alone, or --pool alone"
         )
     set_threads(arguments)
     with joined(arguments.device) as process:
-        _train(arguments, process)
+        if _architecture(arguments) == PASSES:
+            train_passes(arguments, process)
+        else:
+            _train(arguments, process)
     return 0
+
+
+def _architecture(arguments: argparse.Namespace) -> str:
+    """The network to train; `start_from` is filled in where masks of one's own model are given.
+
+    Raises:
+        ValueError: an option that this network does not have.
+    """
+    for_passes = bool(arguments.predictions) or arguments.pool is not None
+    start_from: str | None = arguments.start_from
+    if arguments.architecture is not None:
+        architecture = str(arguments.architecture)
+    elif for_passes:
+        architecture = PASSES
+    elif start_from is None or start_from == "imagenet":
+        architecture = DEFAULT_ARCHITECTURE
+    else:
+        architecture = load_model(start_from).config.architecture
+    if for_passes and architecture != PASSES:
+        raise ValueError(
+            f"--predictions, --pool: expected --architecture {PASSES} for them, got {architecture}"
+        )
+    if arguments.predictions and start_from is None:
+        arguments.start_from = PASSES
+    return architecture
 
 
 def _train(arguments: argparse.Namespace, process: Process) -> None:
     source, about = _source(arguments)
-    recipe = RECIPES[arguments.recipe]
+    recipe = RECIPES[arguments.recipe or "bpr"]
+    input_size = arguments.input_size or DEFAULT_SIZE
     if recipe.bfloat16 or arguments.precision != "auto":
         in_bfloat16 = uses_bfloat16(arguments.precision, process.device)
         recipe = replace(recipe, bfloat16=in_bfloat16)
@@ -146,14 +213,14 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         arguments.out,
         {
             **about,
-            "input_size": arguments.input_size,
+            "input_size": input_size,
             "batch_size": arguments.batch_size,
             "seed": arguments.seed,
             "start_from": arguments.start_from,
         },
         process,
     )
-    settings = StreamSettings(arguments.input_size, arguments.batch_size, arguments.seed)
+    settings = StreamSettings(input_size, arguments.batch_size, arguments.seed)
     start = trainer.step * process.count + process.rank
     stream: PatchStream | PatchDataset
     if isinstance(source, list):
@@ -176,7 +243,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
     with ProgressLine("steps", recipe.steps, at_once=True) as progress:
         network = trainer.run(
             loader,
-            _validation(arguments, process.device),
+            _validation(arguments, process.device, input_size),
             log,
             lambda step: progress.show(step, said + pace.time_left(step)),
             clock,
@@ -187,7 +254,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
     )
     config = ModelConfig(
         architecture=network.architecture,
-        input_size=arguments.input_size,
+        input_size=input_size,
         patch_size=patch_size,
         padding=padding,
         data=with_origin(arguments.data, origin.data if origin else ""),
@@ -201,10 +268,10 @@ def _source(arguments: argparse.Namespace) -> tuple[list[LabelledImage] | Patche
     """Where patches come from, and what makes it another training."""
     if arguments.patches is not None:
         return open_patches(arguments.patches), {"patches": str(arguments.patches.resolve())}
-    images = find_labelled_images(arguments.images, arguments.instance_maps)
+    images = find_labelled_images(arguments.images, arguments.ground_truth)
     return images, {
         "images": str(arguments.images.resolve()),
-        "instance_maps": str(arguments.instance_maps.resolve()),
+        "ground_truth": str(arguments.ground_truth.resolve()),
     }
 
 
@@ -225,13 +292,13 @@ def _first_network(arguments: argparse.Namespace) -> tuple[PatchNetwork, ModelCo
     return model.network, model.config
 
 
-def _validation(arguments: argparse.Namespace, device: str) -> Validate | None:
+def _validation(arguments: argparse.Namespace, device: str, input_size: int) -> Validate | None:
     if arguments.validation_images is None:
         return None
     images = find_labelled_images(arguments.validation_images, arguments.validation_maps)
 
     def score(network: PatchNetwork) -> Mapping[str, float]:
-        predictor = TorchPredictor(network, arguments.input_size, device)
+        predictor = TorchPredictor(network, input_size, device)
         return validate(predictor, images, PatchSettings(), arguments.validation_instances)
 
     return score

@@ -26,7 +26,7 @@ def test_weights_are_those_of_their_card(path: Path) -> None:
 
 
 def test_all_weights_are_found() -> None:
-    assert [path.stem for path in SHIPPED] == ["lite", "hrnet18s", "tiny"]
+    assert [path.stem for path in SHIPPED] == ["lite", "hrnet18s", "tiny", "unet-lite0"]
 
 
 def test_lite_finds_what_the_demo_shows() -> None:

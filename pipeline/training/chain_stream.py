@@ -55,15 +55,15 @@ NOISY = ("davis2016", "bsds500", "ccp", "penn-fudan", "nepal-notes")
 
 SIMULATED = {
     mask_head: 0.20,
-    polygon: 0.13,
+    polygon: 0.17,
     displaced_outline: 0.04,
     over_or_under_segmented: 0.03,
     low_resolution: 0.04,
     missing_or_leaking: 0.04,
     lost_and_added_parts: 0.12,
     small_error: 0.20,
-    nearly_perfect: 0.08,
-    perfect: 0.12,
+    nearly_perfect: 0.10,
+    perfect: 0.16,
 }
 """The simulated errors and how often each is drawn."""
 
@@ -71,6 +71,7 @@ RECORDED = 0.45  # of the coarse masks of objects that have recorded ones
 MADE_UP = 0.08  # of the objects
 ROLLED_OUT = 0.22  # of the coarse masks are refined by a wide pass first
 SHARES = (0.07, 1.0)  # patch size by the object's long side
+NARROW, NARROW_OFTEN = 0.2, 0.35  # so many views are narrower than this: most patches are
 WIDE = (0.4, 0.9)  # of passes before
 NEXT = (0.25, 0.6)  # of the pass before: the next one's share
 VIEWS, PATCHES = 2, 2  # shares an object, patches a share; twice the views after a roll-out
@@ -209,7 +210,10 @@ def _patches(
     colours = object_colours(item.image, coarse)
     patches, targets = [], []
     for _ in range(views):
-        settings = pass_settings(coarse, _between(shares, rng), 0.4)
+        low, high = shares
+        if rng.random() < NARROW_OFTEN:
+            high = max(min(NARROW, high), low + 0.01)
+        settings = pass_settings(coarse, _between((low, high), rng), 0.4)
         boxes = select_patches(coarse, settings)
         if len(boxes) == 0:
             return None

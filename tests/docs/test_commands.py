@@ -11,7 +11,7 @@ what they name and leave what the page says.
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import re
 import runpy
 import shutil
@@ -34,7 +34,6 @@ FAST = {"docs/quick-start.md"}
 REFINING = ("refine", "demo")
 SHORTER = {
     "train-refiner": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
-    "train-passes": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
     "train-detector": ["--steps", "1", "--batch-size", "1"],
     "extract": ["--patch-size", "32"],
 }
@@ -197,7 +196,7 @@ def test_files_that_commands_name_are_there():
         if words[0] in ("python", "python3") and words[1].endswith(".py"):
             assert (ROOT / words[1]).exists(), command.text
         if words[:2] == ["python", "-m"]:
-            assert (ROOT / (words[2].replace(".", "/") + ".py")).exists(), command.text
+            assert importlib.util.find_spec(words[2]) is not None, command.text
         if words[:2] == ["docker", "compose"]:
             assert (ROOT / words[words.index("-f") + 1]).exists(), command.text
 

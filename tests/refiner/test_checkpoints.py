@@ -109,11 +109,11 @@ def test_saving_under_another_ending_or_architecture_is_refused(network, tmp_pat
     [
         (
             {"architecture": "vgg"},
-            "architecture: expected one of hrnet18xs, hrnet18s, hrnet48, got 'vgg'",
+            "architecture: expected one of hrnet18xs, hrnet18s, hrnet48, unet-lite0, got 'vgg'",
         ),
         ({"input_size": 100}, "input_size: expected a multiple of 32 > 0, got 100"),
         ({"input_size": 0}, "input_size: expected a multiple of 32 > 0, got 0"),
-        ({"patch_size": 63}, "patch_size: expected an even int > 0 or None, got 63"),
+        ({"patch_size": 63}, "patch_size: expected an even int > 0, 'passes' or None, got 63"),
         ({"padding": -1}, "padding: expected an int >= 0, got -1"),
         ({"data": None}, "data: expected text, got None"),
     ],

@@ -28,7 +28,8 @@ def test_a_shipped_onnx_file_is_that_of_the_weights_beside_it(name):
 def test_its_logits_are_those_of_the_network_that_torch_converts(name):
     expected = load_model(name)
     side = expected.config.input_size
-    patches = np.random.default_rng(0).integers(0, 256, (2, side, side, 4), np.uint8)
+    shape = (2, side, side, expected.network.channels)
+    patches = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     patches[..., 3] &= 1
     run = [
         OpenVINOPredictor(model, side, num_threads=1)

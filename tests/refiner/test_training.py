@@ -134,7 +134,9 @@ def test_the_weights_that_score_best_are_kept(tmp_path: Path) -> None:
 def test_the_best_weights_outlast_a_kill(tmp_path: Path) -> None:
     recipe = replace(SHORT, validate_every=2)
     with pytest.raises(Killed):
-        trainer(tmp_path, recipe).run(killed_after(5, 0), scores_that_peak_at(1))
+        trainer(tmp_path, recipe).run(
+            killed_after(5, 0), scores_that_peak_at(1), clock=SaveClock(0.0)
+        )
     resumed = trainer(tmp_path, recipe)
     assert resumed.best is not None
     best = {name: value.clone() for name, value in resumed.best.items()}

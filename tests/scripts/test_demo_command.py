@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bpr.pipeline.datasets.ground_truth import image_key
 from bpr.pipeline.datasets.predictions import open_predictions
 from bpr.pipeline.demo.drawing import draw_comparison
 from bpr.pipeline.demo.inputs import input_files
@@ -60,7 +61,8 @@ def test_every_format_of_the_inputs_holds_the_same_masks(tmp_path: Path) -> None
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    names = {k: entry.file_name for k, entry in load_images(tmp_path / "labels.json").items()}
+    images = load_images(tmp_path / "labels.json")
+    names = {k: image_key(entry.file_name) for k, entry in images.items()}
     folder = open_predictions(tmp_path / "predictions", None, None)
     results = open_predictions(tmp_path / "results.json", None, names)
     for scene in scenes:

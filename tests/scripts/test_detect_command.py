@@ -184,9 +184,7 @@ def test_sizes_of_the_images_json_are_held_against_the_images(scenes, weights, t
     (tmp_path / "images.json").write_text(json.dumps(content))
     words = (images, weights, tmp_path / "out.json", "--images-json", tmp_path / "images.json")
     assert detect(*words) == 1
-    assert (
-        "expected (7, 9) pixels (height, width) as the images json says" in capsys.readouterr().err
-    )
+    assert "expected an image of 9 x 7 pixels, as its annotations say" in capsys.readouterr().err
     (tmp_path / "images.json").write_text('{"images": []}')
     assert detect(*words, "--overwrite") == 2
     assert "images.json: expected images, got none" in capsys.readouterr().err
@@ -275,7 +273,7 @@ def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, t
     _, said = process.communicate(timeout=60)
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "interrupted. What is done stays; the same command goes on" in said
+        assert "interrupted. Finished work is kept." in said
         assert "Traceback" not in said
     done = [path for path in digests(out) if path.endswith(".txt")]
     assert 2 <= len(done) < 8

@@ -187,4 +187,4 @@ def test_the_network_is_trained_on_both_layouts(
 
 def test_training_wants_one_source(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train-refiner", "--images", str(data / "images"), "--out", "run"]) == 2
-    assert "--images, --instance-maps, --patches: expected both" in capsys.readouterr().err
+    assert "expected --images with --ground-truth, or" in capsys.readouterr().err

@@ -1,9 +1,14 @@
-"""`bpr train-passes`: photographs, ground truth and a model's own masks in, weights out."""
+"""`bpr train-refiner` for the network of several passes: a model's own masks in, weights out."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -44,7 +49,7 @@ def photographs(tmp_path):
 
 def command(folder, *more):
     return [
-        "train-passes",
+        "train-refiner",
         *("--out", str(folder / "run"), "--input-size", "32", "--batch-size", "4"),
         *("--threads", "1", "--device", "cpu", *more),
     ]
@@ -82,22 +87,46 @@ def test_only_the_mask_that_overlaps_an_object_is_packed(photographs):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_says_how_to_resume(photographs, capsys):
-    assert main(command(photographs, *data(photographs), "--minutes", "0")) == 0
-
-    assert "the same command resumes" in capsys.readouterr().out
+def test_a_run_that_is_stopped_says_how_to_resume(photographs):
+    words = command(photographs, *data(photographs), "--steps", "100000")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bpr", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    log = photographs / "run/log.csv"
+    wait_for(log.exists)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "saved after step" in said.decode()
     assert not (photographs / "run/unet-lite0.safetensors").exists()
+    state = torch.load(photographs / "run/checkpoint.pt", weights_only=True)
+    assert state["step"] >= 50
+
+
+def wait_for(condition, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_photographs_without_ground_truth_are_refused(photographs, capsys):
     status = main(command(photographs, "--images", str(photographs / "images")))
 
     assert status == 2
-    assert "expected both of the first or the last" in capsys.readouterr().err
+    assert "expected --images with --ground-truth" in capsys.readouterr().err
 
 
 def test_weights_of_the_papers_network_are_refused(photographs, capsys):
     status = main(command(photographs, *data(photographs), "--start-from", "tiny"))
 
     assert status == 2
-    assert "expected weights that refine in passes" in capsys.readouterr().err
+    assert "expected --architecture unet-lite0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [("--recipe", "paper"), ("--validation-images", "x", "--validation-maps", "y")]
+)
+def test_options_of_other_networks_are_refused(words, photographs, capsys):
+    assert main(command(photographs, *data(photographs), *words)) == 2
+    assert f"{words[0]}: expected a network of a single pass" in capsys.readouterr().err
