@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="instead of these: photographs and masks that an earlier run of unet-lite0 packed "
-        "(RUN/pool)",
+        "(RUN/pool); it goes on from the shipped weights too",
     )
     parser.add_argument(
         "--patches",
@@ -190,7 +190,7 @@ def _architecture(arguments: argparse.Namespace) -> str:
         raise ValueError(
             f"--predictions, --pool: expected --architecture {PASSES} for them, got {architecture}"
         )
-    if arguments.predictions and start_from is None:
+    if for_passes and start_from is None:
         arguments.start_from = PASSES
     return architecture
 

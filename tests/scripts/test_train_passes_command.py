@@ -121,7 +121,7 @@ def test_weights_of_the_papers_network_are_refused(photographs, capsys):
     status = main(command(photographs, *data(photographs), "--start-from", "tiny"))
 
     assert status == 2
-    assert "expected --architecture unet-lite0" in capsys.readouterr().err
+    assert "expected weights that refine in passes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
