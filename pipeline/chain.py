@@ -52,13 +52,25 @@ class Pass:
     later: Bounds  # after a pass that was kept
     looks: bool = False  # whether narrower passes follow even if this one is not kept
     least_side: int = 0  # pixels; smaller objects skip the pass
+    margin: float = 0.0  # see `passes.outcome`
 
 
 PASSES = (
     Pass(share=0.7, looks=True, first=Bounds(gain=0.007, ratio=1.1), later=Bounds()),
     Pass(share=0.35, looks=True, first=Bounds(error=0.012, gain=0.0012), later=Bounds()),
-    Pass(share=0.12, first=Bounds(gain=0.001, ratio=1.15, moved=0.5), later=Bounds(ratio=1.03)),
-    Pass(share=0.07, first=Bounds(ratio=1.05), later=Bounds(ratio=1.05), least_side=250),
+    Pass(
+        share=0.12,
+        first=Bounds(gain=0.001, ratio=1.15, moved=0.5),
+        later=Bounds(ratio=1.03),
+        margin=0.1,
+    ),
+    Pass(
+        share=0.07,
+        first=Bounds(ratio=1.05),
+        later=Bounds(ratio=1.05),
+        least_side=250,
+        margin=0.1,
+    ),
 )
 """From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
 
@@ -116,7 +128,9 @@ class Chain:
     def put(self, logits: Float32Array) -> None:
         """Take the logits of all of `boxes`, (N, S, S), and go on to the next pass."""
         size = int(self.boxes[0, 2] - self.boxes[0, 0])
-        found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0))
+        found = outcome(
+            self.mask, self.boxes, patch_probabilities(logits, size, 0), self._pass.margin
+        )
         if self._pass.looks:
             found = replace(found, mask=without_specks(self.mask, found.mask, LARGEST_SPECK))
         bounds = self._pass.later if self._was_kept else self._pass.first

@@ -101,21 +101,26 @@ class Outcome:
     moved: float  # pixels changed by pixels of the outline
 
 
-def outcome(mask: Mask, boxes: Int64Array, probability: Float32Array) -> Outcome:
+def outcome(
+    mask: Mask, boxes: Int64Array, probability: Float32Array, margin: float = 0.0
+) -> Outcome:
     """Put a pass's patches into the mask, and compare both masks with the probabilities.
 
     Args:
         mask: that went in; not empty.
         boxes: (N, 4) int64 as from `select_patches`, at least one.
         probability: (N, P, P) float32 of the object.
+        margin: in [0, 0.5); a pixel changes sides only where its probability is farther from 0.5
+            than this, so the mask that went in is believed a little.
     """
     region, mean = average_patches(mask, boxes, probability)
-    before, after = mask.read(region), mean > 0.5
+    before = mask.read(region)
+    after = np.where(before, mean > 0.5 - margin, mean > 0.5 + margin)
     line = max(outline(mask).area, 1)
     return Outcome(
         mask=Mask.from_array(after, region[:2], mask.size),
         error_before=float(np.abs(before - mean).sum()) / line,
-        error_after=float(np.minimum(mean, 1 - mean).sum()) / line,
+        error_after=float(np.abs(after - mean).sum()) / line,
         moved=np.count_nonzero(before != after) / line,
     )
 

@@ -4,7 +4,8 @@
     item = pool[17]                        # then from any process: pages of one mapped file
 
 An item is one object with its surroundings: a view of the photograph, reduced as its labels'
-accuracy asks, with the masks that networks predicted for it.
+accuracy asks, with the masks that networks predicted for it. The file holds JPEG of quality 95 and
+PNG masks, so that it is small enough to be carried to a machine with a GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import cv2
@@ -79,12 +81,20 @@ class Pool(Sequence[PoolItem]):
 
     def __getitem__(self, number: int) -> PoolItem:  # type: ignore[override]
         entry = self._index[number]
-        height, width = entry["size"]
-        area, at = height * width, entry["at"]
-        planes = self._bytes[at : at + area * (4 + entry["recorded"])]
-        image = np.array(planes[: 3 * area]).reshape(height, width, 3)
-        maps = np.array(planes[3 * area :]).reshape(-1, height, width)
-        return PoolItem(image, maps[0], tuple(maps[1:]), entry["dataset"])
+        ends = np.cumsum([entry["at"], *entry["lengths"]])
+        image, truth, *recorded = (
+            cv2.imdecode(self._bytes[start:end], how)
+            for start, end, how in zip(
+                ends[:-1],
+                ends[1:],
+                (cv2.IMREAD_COLOR_RGB, *repeat(cv2.IMREAD_GRAYSCALE)),
+                strict=False,
+            )
+        )
+        maps = (np.asarray(plane, np.uint8) for plane in recorded)
+        return PoolItem(
+            np.asarray(image, np.uint8), np.asarray(truth, np.uint8), tuple(maps), entry["dataset"]
+        )
 
 
 def build_pool(sources: Iterable[PoolSource], folder: Path) -> Pool:
@@ -95,22 +105,26 @@ def build_pool(sources: Iterable[PoolSource], folder: Path) -> Pool:
     with temporary.open("wb") as file:
         for source in sources:
             for item in _items(source):
-                height, width = item.truth.shape
-                planes = (item.image.reshape(-1), item.truth, *item.recorded)
-                for plane in planes:
-                    file.write(np.ascontiguousarray(plane).tobytes())
-                index.append(
-                    {
-                        "size": [height, width],
-                        "at": at,
-                        "recorded": len(item.recorded),
-                        "dataset": item.dataset,
-                    }
-                )
-                at += height * width * (4 + len(item.recorded))
+                parts = [_jpeg(item.image), *map(_png, (item.truth, *item.recorded))]
+                for part in parts:
+                    file.write(part)
+                lengths = [len(part) for part in parts]
+                index.append({"at": at, "lengths": lengths, "dataset": item.dataset})
+                at += sum(lengths)
     os.replace(temporary, folder / "pool.bin")
     (folder / "index.json").write_text(json.dumps(index), "utf-8")
     return Pool(folder)
+
+
+def _jpeg(pixels: UInt8Array) -> bytes:
+    quality = (cv2.IMWRITE_JPEG_QUALITY, 95)
+    full = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    _, encoded = cv2.imencode(".jpg", pixels[..., ::-1], (*quality, *full))
+    return encoded.tobytes()
+
+
+def _png(plane: UInt8Array) -> bytes:
+    return cv2.imencode(".png", plane)[1].tobytes()
 
 
 def _items(source: PoolSource) -> Iterator[PoolItem]:

@@ -187,6 +187,24 @@ def test_expected_errors_are_what_the_probabilities_say():
     assert found.mask.window == (20, 20, 30, 40)
 
 
+@pytest.mark.parametrize(("margin", "flips"), [(0.0, True), (0.1, True), (0.2, False)])
+def test_a_pixel_changes_sides_only_beyond_the_margin(margin, flips):
+    mask = Mask.from_array(np.pad(np.ones((20, 20), bool), 20))
+    probability = np.full((1, 40, 40), 0.35, np.float32)
+    probability[0, :, 20:] = 0.65
+
+    found = outcome(mask, np.array([[10, 10, 50, 50]]), probability, margin)
+
+    region = found.mask.to_array()[10:50, 10:50]
+    coarse = mask.to_array()[10:50, 10:50]
+    expected = np.broadcast_to(np.arange(40) >= 20, region.shape) if flips else coarse
+    np.testing.assert_array_equal(region, expected)
+    line = 4 * 19
+    assert found.error_after == pytest.approx(
+        np.abs(region - probability[0]).sum() / line, rel=1e-5
+    )
+
+
 def test_patches_hold_colours_mask_evidence_and_scale():
     image, truth = scene()
     mask = Mask.from_array(truth[0])

@@ -17,7 +17,8 @@ def source(tmp_path):
     labels[20:80, 10:70] = 1
     labels[40:110, 120:180] = 2
     labels[10:15, 10:70] = 255
-    pixels = np.random.default_rng(0).integers(0, 255, (120, 200, 3)).astype(np.uint8)
+    ys, xs = np.mgrid[:120, :200]
+    pixels = np.stack([2 * ys, xs, 250 - ys], axis=2).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     predicted = np.zeros(labels.shape, bool)
     predicted[45:100, 110:175] = True
@@ -55,9 +56,8 @@ def test_the_pixels_are_those_of_the_photograph(source, tmp_path):
     photograph = np.array(Image.open(source.image))
 
     ys, xs = np.nonzero(first.truth == 1)
-    assert np.array_equal(
-        first.image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1], photograph[20:80, 10:70]
-    )
+    found = first.image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].astype(int)
+    assert np.abs(found - photograph[20:80, 10:70]).max() <= 4  # JPEG
 
 
 def test_a_reduced_object_keeps_its_shape(source, tmp_path):
