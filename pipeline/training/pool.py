@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -82,15 +82,9 @@ class Pool(Sequence[PoolItem]):
     def __getitem__(self, number: int) -> PoolItem:  # type: ignore[override]
         entry = self._index[number]
         ends = np.cumsum([entry["at"], *entry["lengths"]])
-        image, truth, *recorded = (
-            cv2.imdecode(self._bytes[start:end], how)
-            for start, end, how in zip(
-                ends[:-1],
-                ends[1:],
-                (cv2.IMREAD_COLOR_RGB, *repeat(cv2.IMREAD_GRAYSCALE)),
-                strict=False,
-            )
-        )
+        parts = [self._bytes[start:end] for start, end in pairwise(ends.tolist())]
+        image = cv2.imdecode(parts[0], cv2.IMREAD_COLOR_RGB)
+        truth, *recorded = (cv2.imdecode(part, cv2.IMREAD_GRAYSCALE) for part in parts[1:])
         maps = (np.asarray(plane, np.uint8) for plane in recorded)
         return PoolItem(
             np.asarray(image, np.uint8), np.asarray(truth, np.uint8), tuple(maps), entry["dataset"]
