@@ -16,14 +16,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from benchmarks.quality import WORSE, Pair, read_pairs
 from bpr.pipeline.evaluation.rivals import GrabCut, GuidedFilter, Method
-from bpr.pipeline.formats.images import read_image
-from bpr.pipeline.instance import Instance, Prediction, UInt8Array
+from bpr.pipeline.evaluation.strips import LIGHT, outlined
+from bpr.pipeline.formats.images import encode_png, read_image
+from bpr.pipeline.instance import Box, Instance, Mask, Prediction, UInt8Array, grow
+from bpr.pipeline.instance_pictures import tile
 from bpr.pipeline.metrics import boundary_f, boundary_iou
 from bpr.pipeline.network import load_network
 from bpr.pipeline.refine import merge, plan, predict
@@ -32,6 +36,7 @@ from bpr.pipeline.settings import PatchSettings
 PERFECT = "perfect"
 SAMPLES = 2000  # of the bootstrap
 SIZES = (128, 320)  # px of the object's long side: small, medium, large
+WORST = 10  # pictures of a kind
 ACCURATE = 0.97  # Boundary IoU of a mask that is to be left alone
 
 
@@ -84,8 +89,10 @@ class Network:
         return merge(answer)
 
 
-def score(folder: str, kind: str, pair: Pair, methods: dict[str, Method]) -> Iterator[Row]:
-    """Refine one object by each method."""
+def score(
+    folder: str, kind: str, pair: Pair, methods: dict[str, Method]
+) -> Iterator[tuple[Row, Mask]]:
+    """Refine one object by each method; the mask that came out is the second."""
     image = read_image(pair.image).pixels
     prediction = Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),))
     x0, y0, x1, y1 = pair.mask.window
@@ -95,7 +102,7 @@ def score(folder: str, kind: str, pair: Pair, methods: dict[str, Method]) -> Ite
         started = time.perf_counter()
         (refined,) = method(image, prediction).instances
         seconds = time.perf_counter() - started
-        yield Row(
+        row = Row(
             folder=folder,
             kind=kind,
             name=pair.name,
@@ -108,6 +115,7 @@ def score(folder: str, kind: str, pair: Pair, methods: dict[str, Method]) -> Ite
             patches=method.patches if isinstance(method, Network) else 0,
             seconds=seconds,
         )
+        yield row, refined.mask
 
 
 def describe(what: str, rows: Sequence[Row]) -> str:
@@ -148,6 +156,24 @@ def report(rows: Sequence[Row]) -> Iterator[str]:
             yield f"accurate masks kept by {method}: {kept:.1%} of {len(accurate)}"
 
 
+def draw(pair: Pair, row: Row, refined: Mask) -> UInt8Array:
+    """The photograph, and the outlines before, after and as they should be, side by side."""
+    windows = np.array([m.window for m in (pair.gt, pair.mask, refined) if not m.is_empty])
+    box: Box = (*windows[:, :2].min(axis=0).tolist(), *windows[:, 2:].max(axis=0).tolist())
+    x0, y0, x1, y1 = box = grow(box, max(box[2] - box[0], box[3] - box[1]) // 8, pair.gt.size)
+    scale = max(400 // max(x1 - x0, y1 - y0), 1)
+    image = read_image(pair.image).pixels[y0:y1, x0:x1]
+    plain = np.ascontiguousarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
+    panels = [plain] + [
+        outlined(plain, mask.read(box), scale, LIGHT[name])
+        for name, mask in (("before", pair.mask), ("after", refined), ("gt", pair.gt))
+    ]
+    text = f"{row.name} {100 * row.before:.1f} -> {100 * row.after:.1f}"
+    strip = tile(panels, 4, 320)
+    cv2.putText(strip, text, (6, 312), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (200, 0, 0), 1)
+    return strip
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(
@@ -161,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", default=[], help="val/maskhead ...: these kinds")
     parser.add_argument("--every", type=int, default=1, help="take every so manieth object")
     parser.add_argument("--out", type=Path, help="the rows as json")
+    parser.add_argument("--worst", type=Path, help="folder for pictures of each kind's worst ten")
     arguments = parser.parse_args(argv)
     methods: dict[str, Method] = {
         Path(name).stem: Network(name, arguments.backend, arguments.nms_iou)
@@ -168,11 +195,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     if arguments.rivals:
         methods |= {"GrabCut": GrabCut(), "guided filter": GuidedFilter()}
-    rows = [
-        row
-        for folder, kind, pair in read_kinds(arguments.data, arguments.only, arguments.every)
-        for row in score(folder, kind, pair, methods)
-    ]
+    rows = []
+    worst: dict[str, list[tuple[float, UInt8Array]]] = {}
+    for folder, kind, pair in read_kinds(arguments.data, arguments.only, arguments.every):
+        for row, refined in score(folder, kind, pair, methods):
+            rows.append(row)
+            if arguments.worst is None:
+                continue
+            found = worst.setdefault(f"{folder}-{kind}-{row.method}", [])
+            loss = row.after - row.before
+            if len(found) < WORST or loss < found[-1][0]:
+                found.append((loss, draw(pair, row, refined)))
+                found.sort(key=itemgetter(0))
+                del found[WORST:]
+    for name, found in worst.items():
+        arguments.worst.mkdir(parents=True, exist_ok=True)
+        sheet = np.concatenate([picture for _, picture in found])
+        (arguments.worst / f"{name}.png").write_bytes(encode_png(sheet))
     for line in report(rows):
         print(line)
     if arguments.out is not None:
