@@ -85,16 +85,14 @@ class ImageIndex:
 
         Args:
             stems: names without endings, perhaps with folders, in the order of preference.
-            inside: the subfolder, "" for none, whose image is meant where several have one stem.
+            inside: the subfolder, "" for none, whose image is meant where it has one of this stem.
 
         Raises:
             ValueError: no image, or two with the same stem.
         """
         for stem in stems:
-            found = self._best(stem, needs_ending=False)
-            if inside is not None and len(found) > 1:
-                own = [p for p in found if p.parent == self.folder / inside]
-                found = own or found
+            name = stem if inside in (None, "", ".") else f"{inside}/{stem}"
+            found = self._best(name, needs_ending=False)
             if found:
                 return self._only(found, f"with the stem {stem!r}")
         wanted = " or ".join(f"{stem}.*" for stem in stems)

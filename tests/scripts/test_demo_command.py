@@ -69,7 +69,7 @@ def test_every_format_of_the_inputs_holds_the_same_masks(tmp_path: Path) -> None
         size = scene.image.shape[:2]
         with Image.open(tmp_path / f"photos/{scene.name}.png") as file:
             np.testing.assert_array_equal(np.asarray(file), scene.image)
-        as_yolo = yolo.read_instances(yolo.parse(tmp_path / f"yolo/{scene.name}.txt"), size)
+        as_yolo, _ = yolo.read_instances(yolo.parse(tmp_path / f"yolo/{scene.name}.txt"), size)
         of_folder, of_json = (side.read(scene.name, size) for side in (folder, results))
         for index, coarse in enumerate(scene.coarse):
             name = scene.names[index].replace(" ", "_")

@@ -257,15 +257,15 @@ def test_what_is_wrong_in_a_folder_is_said_and_the_rest_is_done(start, bpr, tmp_
 
     done = Done.wait(start(pred, "--images", images, "--out", out))
     assert done.code == 1
-    assert done.counts == (14, 18, 0, 4)
+    assert done.counts == (13, 18, 0, 5)
     left = [line for line in done.stderr.splitlines() if line.startswith("left as it is: ")]
-    assert (len(done.failed), len(left)) == (4, 6)
+    assert (len(done.failed), len(left)) == (5, 5)
     for stem, (_, reason) in DAMAGES.items():
         (line,) = [line for line in (*done.failed, *left) if f" {stem}_pred.txt" in line]
         assert re.search(reason, line), line
     written = content(out)
     assert written.pop("bad_empty_pred.txt") == b""
-    failed = ("bad_no_image", "bad_twice", "bad_empty", "bad_image")
+    failed = ("bad_no_image", "bad_twice", "bad_empty", "bad_image", "bad_leaves")
     assert not any(name.startswith(failed) for name in written)
     assert written["bad_cut_1.png"] == (pred / "bad_cut_1.png").read_bytes()
     assert written["bad_cut_0.png"] != (pred / "bad_cut_0.png").read_bytes()
