@@ -139,6 +139,7 @@ class CityscapesJob:
         if left and not fits:
             raise ValueError(f"{path}, {left[0].name}: {left[0].reason}")
         untouched = [line.file for index, line in enumerate(parsed.lines) if index not in fits]
+        untouched += parsed.left_files
         prediction = Prediction(photograph.size, tuple(fits.values()))
         notes += [*photograph.notes, *map(str, left)]
         source = _Read(parsed, tuple(left), tuple(untouched))

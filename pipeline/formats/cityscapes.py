@@ -43,6 +43,7 @@ class PredictionFile:
     content: bytes  # the txt as it is, to be written again unchanged
     lines: tuple[PredictionLine, ...]
     left: tuple[LeftObject, ...] = ()  # lines that cannot be read
+    left_files: tuple[str, ...] = ()  # masks of those whose label or score cannot be read
 
     def check(self) -> PredictionFile:
         """The same, for who needs every line.
@@ -94,18 +95,27 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
     """
     content, text = read_text(path)
     inside = os.path.dirname(path.relative_to(folder).as_posix())
-    lines, left = [], []
+    lines: list[PredictionLine] = []
+    left: list[LeftObject] = []
+    left_files: list[str] = []
     for number, row in enumerate(io.StringIO(text, newline=None), start=1):
         if not row.split():
             continue
         try:
-            lines.append(_parse_line(row, inside, folder, number))
+            file, label, score = _split_line(row, inside, folder)
         except ValueError as error:
             left.append(LeftObject(f"line {number}", str(error)))
-    return PredictionFile(path, content, tuple(lines), tuple(left))
+            continue
+        try:
+            lines.append(_parse_line(file, label, score, number))
+        except ValueError as error:
+            left.append(LeftObject(f"line {number}", str(error)))
+            left_files.append(file)
+    return PredictionFile(path, content, tuple(lines), tuple(left), tuple(left_files))
 
 
-def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionLine:
+def _split_line(row: str, inside: str, folder: Path) -> tuple[str, str, str]:
+    """File, label and score of a line; the file may be used."""
     words = row.split()
     if len(words) != 3:
         raise ValueError(f"expected 'file label score', got {row.strip()!r}")
@@ -118,11 +128,14 @@ def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionL
     parts = Path(words[0]).parts
     if ".bpr" in parts or words[0].endswith((".txt", ".json")):
         raise ValueError(f"expected the name of a mask image, got {words[0]!r}")
-    label = _number(words[1], "expected a label id")
-    if label != int(label):
-        raise ValueError(f"expected a label id (integer), got {words[1]!r}")
-    score = _number(words[2], "expected a score")
-    return PredictionLine(words[0], int(label), score, number)
+    return words[0], words[1], words[2]
+
+
+def _parse_line(file: str, label: str, score: str, number: int) -> PredictionLine:
+    value = _number(label, "expected a label id")
+    if value != int(value):
+        raise ValueError(f"expected a label id (integer), got {label!r}")
+    return PredictionLine(file, int(value), _number(score, "expected a score"), number)
 
 
 def read_instance(file: PredictionFile, line: PredictionLine) -> tuple[Instance, Sequence[str]]:
