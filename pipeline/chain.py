@@ -20,7 +20,7 @@ from bpr.pipeline.colour_evidence import object_colours
 from bpr.pipeline.crops import patch_probabilities
 from bpr.pipeline.geometry import select_patches
 from bpr.pipeline.harm import LEAST_MOVE_SHARE
-from bpr.pipeline.instance import Float32Array, Int64Array, Mask, UInt8Array
+from bpr.pipeline.instance import Float32Array, Int64Array, Mask, SoftMask, UInt8Array
 from bpr.pipeline.passes import (
     Outcome,
     cut_patches,
@@ -105,6 +105,8 @@ class Chain:
         input_size: int,
     ) -> None:
         self.mask, self.boxes = mask, boxes
+        self.soft: SoftMask | None = None
+        """Of the last pass that was kept; `mask` may have fewer specks."""
         self.all_boxes: list[Int64Array] = []
         """Of the passes that are done."""
         self._image, self._input_size, self._nms_iou = image, input_size, settings.nms_iou
@@ -135,7 +137,7 @@ class Chain:
             found = replace(found, mask=without_specks(self.mask, found.mask, LARGEST_SPECK))
         bounds = self._pass.later if self._was_kept else self._pass.first
         if is_kept(found, bounds, long_side(self.mask)):
-            self.mask, self._was_kept = found.mask, True
+            self.mask, self.soft, self._was_kept = found.mask, found.soft, True
         elif not self._pass.looks:
             self._passes.clear()
         self.all_boxes.append(self.boxes)

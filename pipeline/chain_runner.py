@@ -86,6 +86,7 @@ class ChainImage:
             settings=planned.settings,
             name=planned.name,
             refined=tuple(chain.mask for chain in self._chains),
+            soft=tuple(chain.soft for chain in self._chains),
         )
 
     def _queue(self, index: int) -> None:

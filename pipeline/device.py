@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bpr.pipeline.instance import Box, Int64Array, Mask, UInt8Array
+from bpr.pipeline.instance import Box, Int64Array, Mask, SoftMask, UInt8Array
 from bpr.pipeline.plan import Answer, Plan
 from bpr.pipeline.runner import PendingImage
 from bpr.refiner.device_network import DeviceNetwork
-from bpr.refiner.device_patches import PatchTable, cut_patches, put_back
+from bpr.refiner.device_patches import PatchTable, cut_patches, mean_probability, put_back
 
 
 class DeviceRunner:
@@ -147,14 +147,14 @@ class DeviceImage:
     def _send_back(self) -> None:
         """Average the patches, and begin to copy the refined regions to the host."""
         sums = torch.zeros(len(self._bitmaps) + 1, dtype=torch.int32, device=self._device)
-        covered = torch.zeros(len(self._bitmaps) + 1, dtype=torch.bool, device=self._device)
+        counts = torch.zeros_like(sums)
         for group in self._groups:
             logits = self._logits[group.start : group.stop]
-            put_back(logits, group.table, self._plan.settings.padding, sums, covered)
-        refined = torch.where(covered[:-1], sums[:-1] > 0, self._bitmaps != 0)
+            put_back(logits, group.table, self._plan.settings.padding, sums, counts)
+        refined = mean_probability(sums[:-1], counts[:-1], self._bitmaps)
         del self._image, self._bitmaps, self._logits
         on_gpu = self._device.type == "cuda"
-        self._refined = torch.empty(refined.shape, dtype=torch.bool, pin_memory=on_gpu)
+        self._refined = torch.empty(refined.shape, dtype=torch.uint8, pin_memory=on_gpu)
         self._refined.copy_(refined, non_blocking=True)
         self._is_back = torch.cuda.current_stream().record_event() if on_gpu else None
 
@@ -162,6 +162,7 @@ class DeviceImage:
         """The refined masks, once they have come back."""
         planned = self._plan
         masks = [instance.mask for instance in planned.prediction.instances]
+        soft: list[SoftMask | None] = [None] * len(masks)
         if self.num_patches:
             if self._is_back is not None:
                 self._is_back.synchronize()
@@ -169,16 +170,17 @@ class DeviceImage:
             for index, region in enumerate(self._regions):
                 if len(planned.boxes[index]):
                     x0, y0, x1, y1 = region
-                    bitmap = refined[self._offsets[index] : self._offsets[index + 1]]
-                    masks[index] = Mask.from_array(
-                        bitmap.reshape(y1 - y0, x1 - x0), (x0, y0), planned.prediction.size
-                    )
+                    flat = refined[self._offsets[index] : self._offsets[index + 1]]
+                    values, size = flat.reshape(y1 - y0, x1 - x0), planned.prediction.size
+                    masks[index] = Mask.from_array(values > 127, (x0, y0), size)
+                    soft[index] = SoftMask(values, region, size)
         return Answer(
             prediction=planned.prediction,
             boxes=planned.boxes,
             settings=planned.settings,
             name=planned.name,
             refined=tuple(masks),
+            soft=tuple(soft),
         )
 
     def _group(self) -> list[_Group]:

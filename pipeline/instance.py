@@ -106,19 +106,75 @@ class Mask:
         Returns:
             (y1 - y0, x1 - x0) bool, a fresh array.
         """
-        x0, y0, x1, y1 = box
-        wx0, wy0, wx1, wy1 = self.window
-        out = np.zeros((y1 - y0, x1 - x0), np.bool_)
-        ix0, iy0, ix1, iy1 = max(x0, wx0), max(y0, wy0), min(x1, wx1), min(y1, wy1)
-        if ix0 < ix1 and iy0 < iy1:
-            out[iy0 - y0 : iy1 - y0, ix0 - x0 : ix1 - x0] = self.bitmap[
-                iy0 - wy0 : iy1 - wy0, ix0 - wx0 : ix1 - wx0
-            ]
-        return out
+        return _read(self.bitmap, self.window, box)
 
     def to_array(self) -> BoolArray:
         """The mask over the whole image, (height, width) bool."""
         return self.read((0, 0, self.size[1], self.size[0]))
+
+
+@dataclass(frozen=True, eq=False)
+class SoftMask:
+    """How sure the network is of each pixel, kept as the bitmap of a window.
+
+    Outside the window the probability is 0.
+    """
+
+    values: UInt8Array  # (y1 - y0, x1 - x0), 255 times the probability; above 127 is the object
+    window: Box  # the box of the image that the values cover
+    size: Size  # of the whole image
+
+    @classmethod
+    def of_mask(cls, mask: Mask) -> SoftMask:
+        """0 and 255: the mask itself."""
+        return cls(mask.bitmap * np.uint8(255), mask.window, mask.size)
+
+    @classmethod
+    def of_probability(cls, probability: Float32Array, window: Box, size: Size) -> SoftMask:
+        """Round probabilities, (h, w) in [0, 1], so that above 0.5 stays above 127."""
+        values = np.ceil(probability * np.float32(256)) - 1
+        return cls(values.clip(0, 255).astype(np.uint8), window, size)
+
+    def read(self, box: Box) -> UInt8Array:
+        """Cut a box, which may leave the window and the image: 0 there.
+
+        Returns:
+            (y1 - y0, x1 - x0) uint8, a fresh array.
+        """
+        return _read(self.values, self.window, box)
+
+    def to_array(self) -> UInt8Array:
+        """The values over the whole image, (height, width) uint8."""
+        return self.read((0, 0, self.size[1], self.size[0]))
+
+    def agreeing(self, mask: Mask) -> SoftMask:
+        """The same, moved to the side of 127 that a mask says: the mask is the last word."""
+        windows = np.array([self.window, mask.window] if not mask.is_empty else [self.window] * 2)
+        x0, y0 = windows[:, :2].min(axis=0).tolist()
+        x1, y1 = windows[:, 2:].max(axis=0).tolist()
+        box = (x0, y0, x1, y1)
+        values, inside = self.read(box), mask.read(box)
+        agreeing = np.where(inside, np.maximum(values, 128), np.minimum(values, 127))
+        return SoftMask(agreeing.astype(np.uint8), box, self.size)
+
+
+def common_box(first: Box, second: Box) -> Box | None:
+    """What two boxes have in common; None where that is nothing."""
+    x0, y0 = max(first[0], second[0]), max(first[1], second[1])
+    x1, y1 = min(first[2], second[2]), min(first[3], second[3])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _read(bitmap: npt.NDArray[Any], window: Box, box: Box) -> npt.NDArray[Any]:
+    x0, y0, x1, y1 = box
+    out = np.zeros((y1 - y0, x1 - x0), bitmap.dtype)
+    common = common_box(window, box)
+    if common is not None:
+        cx0, cy0, cx1, cy1 = common
+        out[cy0 - y0 : cy1 - y0, cx0 - x0 : cx1 - x0] = bitmap[
+            cy0 - window[1] : cy1 - window[1], cx0 - window[0] : cx1 - window[0]
+        ]
+    return out
 
 
 def paint(
@@ -157,6 +213,8 @@ class Instance:
     score: float  # detector confidence, usually in [0, 1]
     record: Mapping[str, Any] = field(default_factory=dict)
     """What the file format said besides (file name, further fields): carried along for it."""
+    soft: SoftMask | None = None
+    """Probabilities of a refined mask, where they were asked for."""
 
 
 @dataclass(frozen=True, eq=False)

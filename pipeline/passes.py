@@ -14,7 +14,15 @@ import numpy as np
 from bpr.pipeline.colour_evidence import look_up, patch_evidence
 from bpr.pipeline.crops import crop_patches
 from bpr.pipeline.geometry import average_patches
-from bpr.pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, UInt8Array, grow
+from bpr.pipeline.instance import (
+    BoolArray,
+    Float32Array,
+    Int64Array,
+    Mask,
+    SoftMask,
+    UInt8Array,
+    grow,
+)
 from bpr.pipeline.metrics import outline
 from bpr.pipeline.settings import MAX_PATCH_SIZE, PatchSettings
 
@@ -99,6 +107,7 @@ class Outcome:
     error_before: float  # expected, of the mask that went in
     error_after: float  # expected, of the mask that came out
     moved: float  # pixels changed by pixels of the outline
+    soft: SoftMask  # the probabilities that the mask was made of
 
 
 def outcome(
@@ -122,6 +131,7 @@ def outcome(
         error_before=float(np.abs(before - mean).sum()) / line,
         error_after=float(np.abs(after - mean).sum()) / line,
         moved=np.count_nonzero(before != after) / line,
+        soft=SoftMask.of_probability(mean, region, mask.size),
     )
 
 

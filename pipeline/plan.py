@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bpr.pipeline.instance import Float32Array, Int64Array, Mask, Prediction, UInt8Array
+from bpr.pipeline.instance import Float32Array, Int64Array, Mask, Prediction, SoftMask, UInt8Array
 from bpr.pipeline.settings import PatchSettings
 
 
@@ -38,3 +38,5 @@ class Answer(ImagePatches):
     """Per instance (N, S, S), object minus background; empty where `refined` is given."""
     refined: tuple[Mask, ...] | None = None
     """Per instance the averaged patches in its mask, where a device has averaged them."""
+    soft: tuple[SoftMask | None, ...] = ()
+    """Per instance the probabilities behind `refined`; None where no patch was put back."""

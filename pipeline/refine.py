@@ -18,9 +18,10 @@ import numpy as np
 
 from bpr.pipeline.chain import first_boxes
 from bpr.pipeline.crops import patch_probabilities
-from bpr.pipeline.geometry import reassemble, select_patches
+from bpr.pipeline.geometry import average_patches, reassemble, select_patches
 from bpr.pipeline.harm import without_harm
-from bpr.pipeline.instance import Mask, Prediction, UInt8Array
+from bpr.pipeline.instance import Float32Array, Mask, Prediction, SoftMask, UInt8Array
+from bpr.pipeline.overlaps import avoid_overlaps, resolve_overlaps
 from bpr.pipeline.plan import Answer, Plan
 from bpr.pipeline.runner import PendingImage, Runner
 from bpr.pipeline.settings import PatchSettings
@@ -112,22 +113,50 @@ def merge(answer: Answer) -> Prediction:
     """Put the predicted patches of one image back into its masks.
 
     Masks that refining would rather harm stay as they are (`without_harm`), except with compat.
+    What happens where masks overlap, `PatchSettings.overlaps` says.
     """
-    instances = []
-    for index, instance in enumerate(answer.prediction.instances):
-        if len(answer.boxes[index]):
+    settings, instances = answer.settings, answer.prediction.instances
+    before = [instance.mask for instance in instances]
+    masks = list(before)
+    for index, boxes in enumerate(answer.boxes):
+        if len(boxes):
             mask = _refined_mask(answer, index)
-            if not answer.settings.compat:
-                mask = without_harm(instance.mask, mask)
-            instance = replace(instance, mask=mask)
-        instances.append(instance)
-    return replace(answer.prediction, instances=tuple(instances))
+            masks[index] = mask if settings.compat else without_harm(before[index], mask)
+
+    def soft(index: int) -> SoftMask:
+        return _soft_mask(answer, index).agreeing(masks[index])
+
+    if settings.overlaps == "resolve":
+        masks = resolve_overlaps(before, masks, soft)
+    elif settings.overlaps == "avoid" and not settings.compat:
+        masks = avoid_overlaps(before, masks, soft)
+    return replace(
+        answer.prediction,
+        instances=tuple(
+            replace(instance, mask=masks[index], soft=soft(index) if settings.soft else None)
+            for index, instance in enumerate(instances)
+        ),
+    )
+
+
+def _soft_mask(answer: Answer, index: int) -> SoftMask:
+    coarse, boxes = answer.prediction.instances[index].mask, answer.boxes[index]
+    if answer.refined is not None:
+        return answer.soft[index] or SoftMask.of_mask(coarse)
+    if len(boxes) == 0:
+        return SoftMask.of_mask(coarse)
+    region, mean = average_patches(coarse, boxes, _probability(answer, index))
+    return SoftMask.of_probability(mean, region, coarse.size)
 
 
 def _refined_mask(answer: Answer, index: int) -> Mask:
     if answer.refined is not None:
         return answer.refined[index]
+    coarse = answer.prediction.instances[index].mask
+    return reassemble(coarse, answer.boxes[index], _probability(answer, index))
+
+
+def _probability(answer: Answer, index: int) -> Float32Array:
     boxes = answer.boxes[index]
     patch_size = int(boxes[0, 2] - boxes[0, 0])
-    probability = patch_probabilities(answer.logits[index], patch_size, answer.settings.padding)
-    return reassemble(answer.prediction.instances[index].mask, boxes, probability)
+    return patch_probabilities(answer.logits[index], patch_size, answer.settings.padding)

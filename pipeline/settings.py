@@ -1,12 +1,17 @@
-"""How patches are cut: the numbers that a stage needs to know."""
+"""How patches are cut and put back: what a stage needs to know."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from bpr.refiner.model_config import PatchSize
 
 MAX_PATCH_SIZE = 1024  # pixels; the suppression of larger ones would take gigabytes
+
+
+Overlaps = Literal["avoid", "keep", "resolve"]
+"""What becomes of pixels that several refined masks claim; see `PatchSettings.overlaps`."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,11 @@ class PatchSettings:
     """Overlap (intersection over union) from which on the weaker patch is dropped, in (0, 1]."""
     compat: bool = False
     """Reproduce the reference implementation bit for bit, accidents included."""
+    overlaps: Overlaps = field(default="avoid", kw_only=True)
+    """avoid: masks that did not overlap before refining do not overlap after it (not with compat,
+    where they may); resolve: each pixel belongs to one mask; keep: masks may overlap."""
+    soft: bool = field(default=False, kw_only=True)
+    """Give refined instances their probabilities (`Instance.soft`) too."""
 
     def __post_init__(self) -> None:
         size = self.patch_size
@@ -36,5 +46,8 @@ class PatchSettings:
             )
         if not 0 <= self.padding <= MAX_PATCH_SIZE:
             raise ValueError(f"padding: expected an int in 0..{MAX_PATCH_SIZE}, got {self.padding}")
+        if self.overlaps not in get_args(Overlaps):
+            names = ", ".join(get_args(Overlaps))
+            raise ValueError(f"overlaps: expected one of {names}, got {self.overlaps!r}")
         if not 0 < self.nms_iou <= 1:
             raise ValueError(f"nms_iou: expected a number in (0, 1], got {self.nms_iou}")

@@ -80,9 +80,7 @@ def cut_patches(
     return torch.cat([colours.to(torch.uint8), objects.to(torch.uint8)[..., None]], dim=-1)
 
 
-def put_back(
-    logits: Tensor, table: PatchTable, padding: int, sums: Tensor, covered: Tensor
-) -> None:
+def put_back(logits: Tensor, table: PatchTable, padding: int, sums: Tensor, counts: Tensor) -> None:
     """Add the probabilities of patches to the sums of their objects.
 
     Probabilities are counted from 0.5 in whole numbers: their sum does not depend on the order
@@ -93,20 +91,34 @@ def put_back(
         table: of the same patches.
         padding: pixels of context to cut off.
         sums: (B + 1,) int32, changed in place; the last one takes what lies in no region.
-        covered: (B + 1,) bool, changed in place.
+        counts: (B + 1,) int32, patches that cover a pixel, changed in place.
     """
     size = table.size
     how = _resizing(logits.shape[1], size + 2 * padding, shrinks=False).to(logits.device)
     how = how[padding : padding + size]
     probability = torch.einsum("sp,npq,tq->nst", how, logits, how).sigmoid()
-    counts = (probability * (2 * HALF)).round().to(torch.int32) - HALF
+    steps_above_half = (probability * (2 * HALF)).round().to(torch.int32) - HALF
     steps = torch.arange(size, device=logits.device)
     y = (table.y0[:, None] + steps)[:, :, None]
     x = (table.x0[:, None] + steps)[:, None, :]
     index, inside = _in_region(table, y, x)
     index = torch.where(inside, index, len(sums) - 1).flatten()
-    sums.index_add_(0, index, counts.flatten())
-    covered[index] = True
+    sums.index_add_(0, index, steps_above_half.flatten())
+    counts.index_add_(0, index, torch.ones_like(index, dtype=torch.int32))
+
+
+def mean_probability(sums: Tensor, counts: Tensor, bitmaps: Tensor) -> Tensor:
+    """The mean of overlapping patches, (B,) uint8: above 127 where it is > 0.5.
+
+    Args:
+        sums: (B,) int32 from `put_back`.
+        counts: (B,) int32 from `put_back`.
+        bitmaps: (B,) uint8, 0 or 1: what stays where there is no patch.
+    """
+    # as SoftMask.of_probability rounds: ceil(256 * mean) - 1
+    above = -((-sums.long() * 128) // (counts.clamp(min=1).long() * HALF))
+    mean = (above + 127).clamp(0, 255).to(torch.uint8)
+    return torch.where(counts > 0, mean, bitmaps * 255)
 
 
 def _in_region(table: PatchTable, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

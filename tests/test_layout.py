@@ -30,6 +30,7 @@ LEVELS = (  # of pipeline/: a file imports from its own level and those before i
         "predictor",
         "runner",
         "harm",
+        "overlaps",
         "metrics",
         "detection",
         "instance_pictures",

@@ -74,11 +74,11 @@ def test_patches_are_averaged_as_pixel_by_pixel(mask, settings, seed):
     logits = torch.from_numpy(logits.astype(np.float32))
     height, width = mask.size
     sums = torch.zeros(height * width + 1, dtype=torch.int32)
-    covered = torch.zeros(height * width + 1, dtype=torch.bool)
-    put_back(logits, table_of(mask, boxes), settings.padding, sums, covered)
+    counts = torch.zeros(height * width + 1, dtype=torch.int32)
+    put_back(logits, table_of(mask, boxes), settings.padding, sums, counts)
     coarse = mask.to_array()
     found = np.where(
-        covered[:-1].reshape(height, width), sums[:-1].reshape(height, width) > 0, coarse
+        counts[:-1].reshape(height, width) > 0, sums[:-1].reshape(height, width) > 0, coarse
     )
     inner = slice(settings.padding, settings.padding + size)
     expected = oracles.reassemble(coarse, boxes, logits.sigmoid()[:, inner, inner].numpy())
