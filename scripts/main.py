@@ -6,6 +6,7 @@ bpr refine predictions --images images --out refined
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import sys
@@ -111,10 +112,22 @@ def _run(argv: list[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.configure(described)
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
     if arguments.command not in loaded:  # "bpr -- refine"
         parser.error("expected the command first")
+    if unknown:  # argparse would print the usage of `bpr`, which has none of the options
+        _refuse_options(commands.choices[arguments.command], unknown)
     return loaded[arguments.command].run(arguments)
+
+
+def _refuse_options(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
+    """End with the command's own usage, and the options that are spelled like the unknown ones."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    said = []
+    for word in unknown:
+        alike = difflib.get_close_matches(word.partition("=")[0], known, 1)
+        said.append(f"{word} (did you mean {alike[0]}?)" if alike else word)
+    parser.error(f"unrecognized arguments: {' '.join(said)}")
 
 
 if __name__ == "__main__":

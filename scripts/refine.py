@@ -8,17 +8,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from bpr import __version__
 from bpr.pipeline.batch.chosen_images import ChosenImages
 from bpr.pipeline.batch.engine import InThisProcess, RefineEngine
 from bpr.pipeline.batch.job import Job
-from bpr.pipeline.batch.open_job import FORMATS, LABELME, YOLO, JobRequest, open_job
+from bpr.pipeline.batch.open_job import FORMATS, LABELME, MASKS, YOLO, JobRequest, open_job
 from bpr.pipeline.batch.run_batch import BatchProgress, run_batch
+from bpr.pipeline.batch.soft_job import SoftJob, soft_folder
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.network import load_network, load_runner
+from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
 from bpr.refiner.weights_info import read_weights_info
 from bpr.scripts.main import INPUT_FAILED
@@ -97,6 +100,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a COCO json, refine annotations with iscrowd 1 too: CVAT marks its masks so",
     )
+    parser.add_argument(
+        "--overlaps",
+        choices=("keep", "resolve"),
+        help="keep: refined masks may overlap; resolve: each pixel belongs to one mask, the one "
+        "whose probability is higher (default: masks that did not overlap do not overlap "
+        "afterwards)",
+    )
+    parser.add_argument(
+        "--soft",
+        action="store_true",
+        help="write probabilities too, as 8-bit PNGs (255 is certain; 0 or 255 outside of "
+        "patches): mask files hold them, other formats get a folder 'soft'",
+    )
     add_max_pixels(parser)
     add_refine_options(parser)
     add_cluster_options(parser)
@@ -158,7 +174,11 @@ def _refine(
     weights: str,
     weights_sha256: str,
 ) -> BatchProgress:
-    settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
+    settings = replace(
+        patch_settings(arguments, config.patch_size, config.padding, arguments.compat),
+        overlaps=arguments.overlaps or PatchSettings.overlaps,
+        soft=arguments.soft,
+    )
     about = {"bpr": __version__, "weights": weights, "weights_sha256": weights_sha256}
     with ProgressLine("images", len(job.keys()), is_quiet=arguments.quiet) as line:
         rate = per_second()
@@ -197,6 +217,8 @@ def _job(arguments: argparse.Namespace) -> Job:
         )
     )
     job = opened.job
+    if arguments.soft and opened.format != MASKS:  # those hold them in place
+        job = SoftJob(job, soft_folder(arguments.out))
     if arguments.include is not None or arguments.limit is not None:
         job = ChosenImages(job, arguments.include, arguments.limit)
     if not arguments.quiet:

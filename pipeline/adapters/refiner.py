@@ -8,19 +8,20 @@ refined = refiner(image, masks)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
 from bpr.pipeline.adapters.boxes import with_boxes
 from bpr.pipeline.adapters.find import find_adapter
 from bpr.pipeline.adapters.labels import LabelMapAdapter
+from bpr.pipeline.adapters.stacks import stack_probabilities
 from bpr.pipeline.instance import Prediction, UInt8Array
 from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.pipeline.refine import refine
-from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.settings import Overlaps, PatchSettings
 from bpr.refiner.model_config import DEFAULT_WEIGHTS
 
 Masks = TypeVar("Masks")
@@ -41,6 +42,8 @@ class Refiner:
         labels: Any = None,
         channels: Literal["rgb", "bgr"] | None = None,
         boxes: Literal["follow", "keep"] = "follow",
+        overlaps: Overlaps = "avoid",
+        soft: bool = False,
     ) -> Masks:
         """Refine all masks of one image.
 
@@ -60,10 +63,16 @@ class Refiner:
                 Results of ultralytics carry (`results.orig_img`), which is BGR.
             boxes: follow: boxes of supervision, ultralytics and detectron2 are those of the
                 refined masks; keep: they stay the detector's.
+            overlaps: avoid: masks that did not overlap before do not overlap afterwards; keep:
+                refined masks may overlap; resolve: each pixel belongs to one mask, the one whose
+                probability is higher.
+            soft: return probabilities instead, float32 in [0, 1], 0 or 1 outside of patches;
+                above 0.5 is the mask.
 
         Returns:
             The same kind of object with refined masks, in the same order; ids, labels and scores
-            are as they were. What was given stays as it was.
+            are as they were. What was given stays as it was. With soft, an array or a tensor of
+            the shape of `masks` where that is one, else an array (N, H, W).
 
         Raises:
             ValueError: masks of an unknown kind or of another size than the image, or an image
@@ -79,7 +88,10 @@ class Refiner:
         size = (pixels.shape[0], pixels.shape[1])
         prediction = Prediction(size, tuple(adapter.read(given, size)))
         runner = self.network.runner(self.network.batch_size)  # of this call: callers may thread
-        refined = refine(pixels, prediction, runner, self.settings)
+        settings = replace(self.settings, overlaps=overlaps, soft=soft)
+        refined = refine(pixels, prediction, runner, settings)
+        if soft:
+            return cast(Masks, stack_probabilities(given, refined, labels is None))
         written: Masks = adapter.write(given, refined)
         return with_boxes(written, refined) if boxes == "follow" else written
 

@@ -151,6 +151,35 @@ def stack_masks(refined: Prediction) -> npt.NDArray[Any]:
     return array
 
 
+def stack_probabilities(masks: Any, refined: Prediction, is_stack: bool) -> Any:
+    """Probabilities of refined masks, float32 in [0, 1].
+
+    Args:
+        masks: what was refined.
+        refined: its instances, with `soft`.
+        is_stack: whether `masks` may be a stack: of label maps the shape says nothing.
+
+    Returns:
+        An array or tensor of the shape of `masks` where that is a stack, else (N, H, W).
+    """
+    array = np.zeros((len(refined.instances), *refined.size), np.float32)
+    for plane, instance in zip(array, refined.instances, strict=True):
+        if instance.soft is not None:
+            x0, y0, x1, y1 = instance.soft.window
+            plane[y0:y1, x0:x1] = instance.soft.values * np.float32(1 / 255)
+    if not is_stack or not StackAdapter().accepts(masks):
+        return array
+    array = array.reshape(tuple(masks.shape))
+    if hasattr(masks, "new_tensor"):
+        return masks.new_tensor(array, dtype=_float32_of(masks))
+    return array
+
+
+def _float32_of(tensor: Any) -> Any:
+    """PyTorch's float32, without importing PyTorch."""
+    return tensor.new_empty(0).float().dtype
+
+
 def as_bool(mask: npt.NDArray[Any]) -> BoolArray:
     """Probabilities above 0.5, and everything else that is not zero."""
     return np.asarray(mask > THRESHOLD if mask.dtype.kind == "f" else mask != 0)

@@ -17,6 +17,7 @@ from bpr.pipeline.formats.images import (
     FileObject,
     encode_map,
     encode_mask,
+    encode_soft_mask,
     read_image,
     read_masks,
 )
@@ -72,7 +73,7 @@ def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
 def encode_objects(
     source: MaskObjects, prediction: Prediction, name: Callable[[Path], str], max_pixels: int
 ) -> dict[str, bytes]:
-    """A PNG for each mask, page and map that was read.
+    """A PNG for each mask, page and map that was read; masks hold probabilities if there are any.
 
     Args:
         source: what was read.
@@ -90,9 +91,14 @@ def encode_objects(
         return whole.removesuffix(".png") + f"_page{page + 1}.png"
 
     for (path, item), instance in zip(source.objects, prediction.instances, strict=True):
+        soft = instance.soft
         if item.value is None:
-            files[page_name(path, item.page)] = encode_mask(instance.mask)
+            coded = encode_mask(instance.mask) if soft is None else encode_soft_mask(soft)
+            files[page_name(path, item.page)] = coded
         else:
+            if soft is not None:  # a map has no place for probabilities
+                stem = page_name(path, item.page).removesuffix(".png")
+                files[f"{stem}_soft_{item.value}.png"] = encode_soft_mask(soft)
             maps.setdefault((path, item.page), {})[item.value] = instance.mask
     for (path, page), masks in maps.items():
         files[page_name(path, page)] = encode_map(path, page, masks, max_pixels)

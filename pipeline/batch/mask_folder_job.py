@@ -19,11 +19,11 @@ from bpr.pipeline.formats import label_maps
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import (
     MAX_PIXELS,
-    InstanceMap,
     encode_label_map,
     read_image,
     read_instance_map,
 )
+from bpr.pipeline.formats.label_maps import MapObjects
 from bpr.pipeline.instance import Instance, Prediction, size_text
 
 
@@ -32,7 +32,7 @@ class _LabelMap:
     """A label map that was read."""
 
     path: Path
-    values: InstanceMap
+    regions: MapObjects
 
 
 class MaskFolderJob:
@@ -127,16 +127,17 @@ class MaskFolderJob:
                 f"{masks[0]}: expected a label map of the size of its image, "
                 f"{size_text(photograph.size)}, got {size_text(size)}"
             )
-        instances = [Instance(mask, value, 1.0) for value, mask in label_maps.regions(values)]
+        regions = label_maps.regions_of(values, label_maps.scheme_of(masks[0].name, values))
+        instances = [Instance(mask, value, 1.0) for value, mask in regions.objects]
         prediction = Prediction(size, tuple(instances))
         notes = (*photograph.notes, f"a label map of {len(instances)} regions")
-        return Loaded(photograph.pixels, prediction, notes, _LabelMap(masks[0], values))
+        return Loaded(photograph.pixels, prediction, notes, _LabelMap(masks[0], regions))
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the files of an image."""
         if isinstance(source, _LabelMap):
             refined = [instance.mask for instance in prediction.instances]
-            values = label_maps.with_regions(source.values, refined)
+            values = source.regions.with_masks(refined)
             content = encode_label_map(source.path, values, self._max_pixels)
             return {"files": self._out.write({self._name(source.path): content})}
         files = encode_objects(source, prediction, self._name, self._max_pixels)

@@ -21,7 +21,9 @@ from zlib_ng import zlib_ng
 
 from bpr.pipeline.formats import mask_values
 from bpr.pipeline.formats.frame import Frame
-from bpr.pipeline.instance import BoolArray, Mask, Size, UInt8Array
+from bpr.pipeline.formats.label_maps import MapObjects
+from bpr.pipeline.formats.mask_values import values_of_map
+from bpr.pipeline.instance import BoolArray, Box, Mask, Size, SoftMask, UInt8Array
 
 _ENDINGS = {  # of each of Pillow's formats
     "PNG": (".png",),
@@ -304,8 +306,7 @@ def encode_map(
 ) -> bytes:
     """A page of an instance map as a PNG with other masks, values, colours and palette as before.
 
-    Pixels that no object has any more become background. Where masks overlap, the first has the
-    pixel. Pixels of other values (255, not labelled) stay as they are.
+    How pixels are shared, `MapObjects` says. Void, and objects without a new mask, stay.
 
     Args:
         path: of the map.
@@ -318,20 +319,29 @@ def encode_map(
     """
     file = _load_page(path, page, max_pixels).file
     is_colour = file.mode not in _ONE_CHANNEL
-    pixels = np.array(file.convert("RGB") if is_colour else file)
+    has_alpha = is_colour and file.mode in ("RGBA", "LA")
+    pixels = np.array(file.convert("RGBA" if has_alpha else "RGB") if is_colour else file)
     if not is_colour and pixels.dtype.itemsize > 2:
         if int(pixels.max()) >= 2**16:
             raise ValueError(f"{path}: expected values below 65536 in a map, got {pixels.max()}")
         pixels = pixels.astype(np.uint16)
-    packed = pixels @ np.array([2**16, 2**8, 1]) if is_colour else pixels
-    taken = ~np.isin(packed, [0, *masks])  # not labelled
-    pixels[np.isin(packed, list(masks))] = 0
-    for value, mask in masks.items():
-        x0, y0, x1, y1 = mask.window
-        new = mask.bitmap & ~taken[y0:y1, x0:x1]
-        colour = [value >> 16, value >> 8 & 255, value & 255] if is_colour else value
-        pixels[y0:y1, x0:x1][new] = colour
-        taken[y0:y1, x0:x1] |= new
+    if is_colour:
+        packed = pixels[..., :3].astype(np.int64) @ np.array([2**16, 2**8, 1])
+        background: int | None = 0
+        fixed: set[int] = set()
+    else:
+        packed = pixels
+        numbers = mask_values.distinct(pixels)
+        found = values_of_map(numbers, pixels.dtype == np.uint8, file.mode == "P")
+        background = None if found.stuff else 0
+        fixed = {*found.void, *found.objects} - masks.keys()
+    before = tuple((value, Mask.from_array(packed == value)) for value in masks)
+    objects = MapObjects(packed, before, np.isin(packed, list(fixed)), background)
+    new = objects.with_masks(list(masks.values()))
+    if not is_colour:
+        return _encode_like(file, new)
+    bands = [new >> 16, new >> 8 & 255, new & 255]
+    pixels[..., :3] = np.stack(bands, axis=-1)
     return _encode_like(file, pixels)
 
 
@@ -369,10 +379,19 @@ def encode_mask(mask: Mask) -> bytes:
     Written here, because Pillow's choice of a filter for each row takes nine tenths of the time
     and makes masks larger: without filters zlib-ng packs a mask eight times as fast.
     """
-    height, width = mask.size
+    return _encode_grey(mask.bitmap.view(np.uint8) * np.uint8(255), mask.window, mask.size)
+
+
+def encode_soft_mask(soft: SoftMask) -> bytes:
+    """Probabilities as an 8-bit PNG of the whole image, 255 times the probability."""
+    return _encode_grey(soft.values, soft.window, soft.size)
+
+
+def _encode_grey(values: UInt8Array, window: Box, size: Size) -> bytes:
+    height, width = size
     rows = np.zeros((height, 1 + width), np.uint8)  # the first byte of a row names its filter
-    x0, y0, x1, y1 = mask.window
-    np.multiply(mask.bitmap, np.uint8(255), out=rows[y0:y1, 1 + x0 : 1 + x1])
+    x0, y0, x1, y1 = window
+    rows[y0:y1, 1 + x0 : 1 + x1] = values
     grey_8_bit = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", grey_8_bit), (b"IDAT", zlib_ng.compress(rows, 3)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,85 +1,158 @@
-"""Label maps: every pixel has a class; each connected region of a class is an object.
+"""Maps in which every pixel has a value: what its objects are, and how they are written back.
 
-0 is background and is not refined. Of 8-bit maps, 255 is void: it stays where it is.
+In a label map each connected region of a class is an object. In an instance map each value is
+one, except for void and stuff.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bpr.pipeline.formats.images import IGNORE, InstanceMap
-from bpr.pipeline.instance import Mask
+from bpr.pipeline.formats.mask_values import IGNORED, values_of_map
+from bpr.pipeline.instance import BoolArray, Mask
+
+Values = npt.NDArray[Any]
+"""(H, W) integers."""
 
 
-def regions(values: InstanceMap) -> list[tuple[int, Mask]]:
-    """The connected regions of a label map, with their values; pixels touch by their sides.
+@dataclass(frozen=True)
+class LabelScheme:
+    """What the values of label maps mean."""
+
+    void: frozenset[int]  # pixels that nobody labelled: they stay
+    background: int | None  # not refined, but regions may take its pixels; None: there is none
+
+
+CITYSCAPES_IDS = LabelScheme(frozenset({*range(7), IGNORED}), None)
+CITYSCAPES_TRAIN_IDS = LabelScheme(frozenset({IGNORED}), None)  # 0 is road
+
+
+def scheme_of(file_name: str, values: Values) -> LabelScheme:
+    """The scheme of a label map: by the names of Cityscapes, else 0 is background and 255 void.
+
+    In maps of more than 8 bits, 255 is a class like others.
+    """
+    stem = file_name.rpartition(".")[0].lower()
+    if stem.endswith("labelids"):
+        return CITYSCAPES_IDS
+    if stem.endswith("trainids"):
+        return CITYSCAPES_TRAIN_IDS
+    return LabelScheme(frozenset({IGNORED} if values.dtype == np.uint8 else ()), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class MapObjects:
+    """A map and the objects in it."""
+
+    values: Values  # (H, W) as it was
+    objects: tuple[tuple[int, Mask], ...]  # value and mask
+    is_void: BoolArray  # (H, W), what stays
+    background: int | None
+    """What pixels become that no object has any more; None: what is nearest to them."""
+
+    def with_masks(self, refined: Sequence[Mask]) -> Values:
+        """The map with other masks, without overlaps.
+
+        Where masks overlap, the object that had the pixel before keeps it, else the first takes
+        it. Void stays void.
+
+        Args:
+            refined: of the objects, in their order.
+        """
+        owner = np.zeros(self.values.shape, np.int32)
+        before = np.zeros(self.values.shape, np.int32)
+        for number, (_, mask) in enumerate(self.objects, start=1):
+            x0, y0, x1, y1 = mask.window
+            before[y0:y1, x0:x1][mask.bitmap] = number
+        for number, mask in enumerate(refined, start=1):
+            x0, y0, x1, y1 = mask.window
+            part = owner[y0:y1, x0:x1]
+            part[mask.bitmap & ((part == 0) | (before[y0:y1, x0:x1] == number))] = number
+        of_number = np.array([0, *(value for value, _ in self.objects)], self.values.dtype)
+        new = np.where((owner > 0) & ~self.is_void, of_number[owner], self.values)
+        lost = (before > 0) & (owner == 0) & ~self.is_void
+        if not lost.any():
+            return new
+        settled = ~lost & ~self.is_void
+        if self.background is not None:
+            new[lost] = self.background
+        elif settled.any():
+            new[lost] = _nearest(new, settled)[lost]
+        return new
+
+
+def regions_of(values: Values, scheme: LabelScheme) -> MapObjects:
+    """The connected regions of a label map; pixels touch by their sides.
 
     Args:
         values: (H, W), from `read_instance_map`.
+        scheme: what they mean.
     """
-    return _split(values)[0]
+    is_void = np.isin(values, list(scheme.void))
+    is_object = ~is_void if scheme.background is None else ~is_void & (values != scheme.background)
+    found = [
+        (value, part)
+        for value in np.unique(values[is_object]).tolist()
+        for part in connected_parts(values == value)
+    ]
+    return MapObjects(values, tuple(found), is_void, None)
 
 
-def with_regions(values: InstanceMap, refined: Sequence[Mask]) -> InstanceMap:
-    """The map with other regions, without overlaps and without holes.
+def connected_parts(bitmap: BoolArray, offset: tuple[int, int] = (0, 0)) -> list[Mask]:
+    """The parts of a bitmap, (H, W), that are connected by the sides of their pixels."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(bitmap.view(np.uint8), connectivity=4)
+    masks = []
+    for number in range(1, count):
+        x, y, width, height = (int(side) for side in stats[number, :4])
+        own = parts[y : y + height, x : x + width] == number
+        dx, dy = offset
+        size = (bitmap.shape[0], bitmap.shape[1])
+        masks.append(Mask(own, (x + dx, y + dy, x + dx + width, y + dy + height), size))
+    return masks
 
-    Where regions overlap, the one that had the pixel before keeps it, else the first takes it. A
-    pixel that no region has any more goes to the nearest region or background. Void stays void.
+
+def instances_of(values: Values, is_palette: bool = False) -> MapObjects:
+    """The instances of a map by the rules of `values_of_map`.
 
     Args:
-        values: (H, W) as it was.
-        refined: of `regions`, in their order.
+        values: (H, W), from `read_instance_map`.
+        is_palette: whether they are palette indices.
     """
-    found, numbered = _split(values)
-    owner = np.zeros(values.shape, np.int32)
-    for number, mask in enumerate(refined, start=1):
-        x0, y0, x1, y1 = mask.window
-        part, before = owner[y0:y1, x0:x1], numbered[y0:y1, x0:x1]
-        part[mask.bitmap & ((part == 0) | (before == number))] = number
-    of_number: npt.NDArray[Any] = np.array([0, *(value for value, _ in found)], values.dtype)
-    new = of_number[owner]
-    is_void = _is_void(values)
-    is_settled = ((owner > 0) | (values == 0)) & ~is_void
-    lost = ~is_settled & ~is_void
-    if is_settled.any():
-        new[lost] = _nearest(new, is_settled)[lost]
-    else:
-        new[lost] = values[lost]
-    new[is_void] = values[is_void]
-    return new
+    found = np.unique(values).tolist()
+    meaning = values_of_map(found, values.dtype == np.uint8, is_palette)
+    masks = tuple((value, Mask.from_array(values == value)) for value in meaning.objects)
+    is_void = np.isin(values, list(meaning.void))
+    return MapObjects(values, masks, is_void, None if meaning.stuff else 0)
 
 
-def _split(values: InstanceMap) -> tuple[list[tuple[int, Mask]], npt.NDArray[np.int32]]:
-    """The regions with their values, and (H, W) the number of each pixel's region, from 1."""
-    numbered = np.zeros(values.shape, np.int32)
-    found: list[tuple[int, Mask]] = []
-    size = (values.shape[0], values.shape[1])
-    for value in np.unique(values[(values > 0) & ~_is_void(values)]).tolist():
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(
-            (values == value).view(np.uint8), connectivity=4
-        )
-        numbered[parts > 0] = parts[parts > 0] + len(found)
-        for number in range(1, count):
-            x, y, width, height = (int(side) for side in stats[number, :4])
-            bitmap = parts[y : y + height, x : x + width] == number
-            found.append((value, Mask(bitmap, (x, y, x + width, y + height), size)))
-    return found, numbered
+def looks_like_label_map(values: Values, is_palette: bool) -> bool | None:
+    """Whether a map tells classes and not instances; None: it may be either.
+
+    Instances are counted from 1 over a background of 0. A palette map that leaves numbers out
+    names classes, and so does one of 8 bits without any 0.
+    """
+    if values.dtype != np.uint8:
+        return None
+    found = [value for value in np.unique(values).tolist() if value != IGNORED]
+    numbers = [value for value in found if value != 0]
+    if not numbers:
+        return None
+    if is_palette and numbers != list(range(1, len(numbers) + 1)):
+        return True
+    return True if 0 not in found and len(numbers) > 1 else None
 
 
-def _nearest(values: npt.NDArray[Any], is_settled: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+def _nearest(values: Values, is_settled: BoolArray) -> Values:
     """(H, W): for each pixel the value of the nearest settled one."""
     _, numbers = cv2.distanceTransformWithLabels(
         (~is_settled).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    of_number: npt.NDArray[Any] = np.zeros(int(numbers.max()) + 1, values.dtype)
+    of_number: Values = np.zeros(int(numbers.max()) + 1, values.dtype)
     of_number[numbers[is_settled]] = values[is_settled]
     return np.asarray(of_number[numbers])
-
-
-def _is_void(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    return np.asarray(values == IGNORE) & np.bool_(values.dtype == np.uint8)

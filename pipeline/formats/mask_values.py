@@ -16,6 +16,7 @@ Rules 1 (alpha), 2, 5 and 6 leave a note: they are guesses, if good ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -33,6 +34,10 @@ _FEW_VALUES = 8  # that a map has at least before it can be graded
 _FEW_LEVELS = 64  # the largest value of a map that cannot be graded
 _TRIMAP = range(120, 136)  # its middle value
 _LARGEST_BELOW_IGNORED = 128  # instance numbers end below it where 255 means "ignored"
+_CITYSCAPES_INSTANCE = 1000  # values from here on are label * 1000 + number
+_CITYSCAPES_THINGS = range(24, 34)  # labels that have instances
+_CITYSCAPES_LABELS = range(34)
+_CITYSCAPES_VOID = frozenset(range(7))
 _MOST_INSTANCES = 4096  # of a map; more are noise
 
 Objects = list[tuple[BoolArray, int | None]]
@@ -146,22 +151,60 @@ def _objects(
 def _objects_of_map(
     values: npt.NDArray[Any], found: Sequence[int], is_palette: bool, is_colour: bool
 ) -> tuple[Objects, list[str]]:
-    numbers = [value for value in found if value != 0]
+    numbers: Sequence[int] = [value for value in found if value != 0]
     note = ""
-    if not is_colour and values.dtype == np.uint8 and IGNORED in numbers and len(numbers) > 1:
-        others = numbers[:-1]
-        if len(others) == 1 and others[0] in _TRIMAP and not is_palette:
+    if not is_colour:
+        if [*found[:1], *found[2:]] == [0, IGNORED] and found[1] in _TRIMAP and not is_palette:
             raise ValueError(
-                f"expected a mask, got the values 0, {others[0]} and 255: a trimap does not say "
+                f"expected a mask, got the values 0, {found[1]} and 255: a trimap does not say "
                 "whether its middle value is the object"
             )
-        if is_palette or others[-1] < _LARGEST_BELOW_IGNORED:
-            numbers, note = others, "; 255 is not labelled"
+        meaning = values_of_map(found, values.dtype == np.uint8, is_palette)
+        numbers = meaning.objects
+        if IGNORED in meaning.void:
+            note = f"; {IGNORED} is not labelled"
+        elif meaning.stuff:
+            note = f"; {listed(meaning.stuff)} are stuff of Cityscapes"
     text = (
         f"an instance map, not a mask of one object: {len(numbers)} instances "
         f"({listed(numbers, is_colour)}{note})"
     )
     return [(np.asarray(values == number), number) for number in numbers], [text]
+
+
+@dataclass(frozen=True)
+class MapValues:
+    """What the values of an instance map mean."""
+
+    objects: tuple[int, ...]
+    void: frozenset[int]  # pixels that nobody labelled: they stay
+    stuff: tuple[int, ...] = ()  # regions that are no objects; objects may take their pixels
+
+
+def values_of_map(found: Sequence[int], is_8_bit: bool, is_palette: bool = False) -> MapValues:
+    """Tell the objects of an instance map from void and stuff.
+
+    0 is background. Of 8 bits, 255 is void where the other values end far below it. Values of
+    Cityscapes (label x 1000 + number, beside label ids below 1000) have stuff, and void labels.
+
+    Args:
+        found: the values that occur, in order.
+        is_8_bit: whether the map has 8 bits.
+        is_palette: whether values are palette indices.
+    """
+    numbers = [value for value in found if value != 0]
+    has_ignored = is_8_bit and len(numbers) > 1 and numbers[-1] == IGNORED
+    if has_ignored and (is_palette or numbers[-2] < _LARGEST_BELOW_IGNORED):
+        return MapValues(tuple(numbers[:-1]), frozenset({IGNORED}))
+    labels = [value for value in numbers if value < _CITYSCAPES_INSTANCE]
+    objects = [value for value in numbers if value >= _CITYSCAPES_INSTANCE]
+    is_cityscapes = objects and all(
+        value // _CITYSCAPES_INSTANCE in _CITYSCAPES_THINGS for value in objects
+    )
+    if not is_8_bit and is_cityscapes and all(label in _CITYSCAPES_LABELS for label in labels):
+        stuff = tuple(label for label in labels if label not in _CITYSCAPES_VOID)
+        return MapValues(tuple(objects), _CITYSCAPES_VOID, stuff)
+    return MapValues(tuple(numbers), frozenset())
 
 
 def _is_map(values: npt.NDArray[Any], found: Sequence[int], shades: npt.NDArray[Any]) -> bool:

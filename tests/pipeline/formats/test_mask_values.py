@@ -170,5 +170,6 @@ def test_a_map_is_written_without_overlaps_and_with_its_other_pixels(array):
     written = np.asarray(Image.open(io.BytesIO(encode_map(file(image), 0, refined))))
     assert written[0, 0] == 77
     expected = np.where(array, 1, 2)
+    expected[2:4] = 2  # it had them before
     expected[0, 0] = 77
     np.testing.assert_array_equal(written, expected)
