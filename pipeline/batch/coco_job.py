@@ -47,6 +47,7 @@ class CocoJob:
         polygon_tolerance: see `coco.refined_record`.
         include_crowds: refine crowds like other objects.
         max_pixels: refuse larger images.
+        without: a folder of results, perhaps among the images.
 
     Raises:
         ValueError: a file is missing or not what it should be, or an input would be overwritten.
@@ -62,6 +63,7 @@ class CocoJob:
         *,
         include_crowds: bool = False,
         max_pixels: int = MAX_PIXELS,
+        without: Path | None = None,
     ) -> None:
         if out.resolve() == results.resolve():
             raise ValueError(f"{out}: expected another file than the results to refine")
@@ -78,7 +80,7 @@ class CocoJob:
         self._entries = coco.load_images(images_json) if images_json else None
         if self._entries is None and self._results.data_set is not None:
             self._entries = coco.parse_images(results, self._results.data_set)
-        self._index = ImageIndex(images)
+        self._index = ImageIndex(images, without=without)
         self._ids = tuple(self._results.by_image)
         self._strays = {f"entry {index}": why for index, why in self._results.strays.items()}
 

@@ -6,107 +6,18 @@ from collections.abc import Mapping, Sequence, Set
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.batch.label_formats import NO_LABELS, LabelFormat, LabelMe
 from bpr.pipeline.batch.output_folder import OutputFolder
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.files import find_files, stamp
-from bpr.pipeline.formats import labelme, yolo
-from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import MAX_PIXELS, ImageFile, NamedFile, read_image
 from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE
-from bpr.pipeline.formats.text import load_json
-from bpr.pipeline.instance import Instance, Mask, Prediction, Size, differing_pixels
-
-NO_LABELS = frozenset({"classes.txt", "report.json"})  # of annotation tools, and our own
-
-
-class LabelFormat(Protocol):
-    """What is told apart between LabelMe and YOLO."""
-
-    suffix: str
-
-    def parse(self, path: Path) -> Any:
-        """Read a label file. ValueError: it is damaged."""
-
-    def may_be_labels(self, path: Path) -> bool:
-        """Whether a file without an image could hold labels."""
-
-    def frame(self, parsed: Any) -> Frame:
-        """What the file tells about the size of its image."""
-
-    def find_image(self, parsed: Any, inside: str, images: ImageIndex) -> tuple[ImageFile, str]:
-        """The image of a label file in a subfolder, and what was guessed to find it.
-
-        Raises:
-            ValueError: there is none.
-        """
-
-    def read_instances(
-        self, parsed: Any, size: Size
-    ) -> tuple[dict[int, Instance], Sequence[LeftObject]]:
-        """The masks by their position in the file, and the objects that stay as they are."""
-
-    def encode(
-        self, parsed: Any, changed: Mapping[int, Mask], tolerance: float
-    ) -> tuple[bytes, list[str]]:
-        """The file with new masks, by their position, and what it could not hold."""
-
-
-class LabelMe:
-    """`<name>.json`; its imagePath names the image, or imageData holds it."""
-
-    suffix = ".json"
-    parse = staticmethod(labelme.parse)
-    read_instances = staticmethod(labelme.read_instances)
-    encode = staticmethod(labelme.encode)
-
-    def may_be_labels(self, path: Path) -> bool:
-        """Every json: which ones are LabelMe's, `parse` says."""
-        return True
-
-    def frame(self, parsed: labelme.LabelMeFile) -> Frame:
-        """By imageHeight, imageWidth and the shapes."""
-        return parsed.frame
-
-    def find_image(
-        self, parsed: labelme.LabelMeFile, inside: str, images: ImageIndex
-    ) -> tuple[ImageFile, str]:
-        """By name: paths in the json are those of another time or machine."""
-        try:
-            if parsed.image_name is None:
-                return images.find([parsed.path.stem], inside), ""
-            last = PurePosixPath(parsed.image_name).name
-            path = images.find_name((PurePosixPath(inside) / last).as_posix())
-            return path, images.describe_guess(last, path)
-        except ValueError:
-            embedded = parsed.embedded_image()
-            if embedded is None:
-                raise
-            return embedded, "no image file: the one that the json embeds is used"
-
-
-class Yolo:
-    """`<image name>.txt`."""
-
-    suffix = ".txt"
-    parse = staticmethod(yolo.parse)
-    may_be_labels = staticmethod(yolo.may_be_labels)
-    read_instances = staticmethod(yolo.read_instances)
-    encode = staticmethod(yolo.encode)
-
-    def frame(self, parsed: yolo.YoloFile) -> Frame:
-        """Nothing: coordinates are shares."""
-        return Frame()
-
-    def find_image(
-        self, parsed: yolo.YoloFile, inside: str, images: ImageIndex
-    ) -> tuple[ImageFile, str]:
-        """By stem, in the subfolder of the same name where there are several."""
-        return images.find([parsed.path.stem], inside), ""
+from bpr.pipeline.instance import Instance, Prediction, differing_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,22 +165,3 @@ class LabelFilesJob:
     def _find_image(self, key: str, parsed: Any) -> tuple[ImageFile, str]:
         inside = PurePosixPath(key).parent.as_posix()
         return self._format.find_image(parsed, inside, self._images)
-
-
-def find_label_format(folder: Path) -> LabelFormat | None:
-    """The format of the label files of a folder; None where there are none.
-
-    A folder with any json of LabelMe is LabelMe's: its txts are something else.
-    """
-    has_txt = False
-    for path in find_files(folder):
-        if path.name in NO_LABELS:
-            continue
-        if path.suffix.lower() == LabelMe.suffix:
-            try:
-                if labelme.is_label_file(load_json(path)):
-                    return LabelMe()
-            except ValueError:
-                continue
-        has_txt = has_txt or path.suffix.lower() == Yolo.suffix
-    return Yolo() if has_txt else None

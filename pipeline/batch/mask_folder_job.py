@@ -74,7 +74,7 @@ class MaskFolderJob:
         self._are_label_maps = are_label_maps
         inside = folder.resolve().is_relative_to(images.resolve())
         self._images = ImageIndex(images, without=folder if inside else out)
-        grouped = group_masks(folder, self._images, out)
+        grouped = group_masks(folder, self._images, out, are_label_maps)
         if not grouped.files and not grouped.strays:
             raise ValueError(f"{folder}: expected mask files outside of {out}, found none")
         self._files = {

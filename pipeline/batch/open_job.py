@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bpr.pipeline.batch.cityscapes_job import CityscapesJob
 from bpr.pipeline.batch.coco_job import CocoJob
+from bpr.pipeline.batch.data_set_file_job import DataSetFileJob
 from bpr.pipeline.batch.job import Job
-from bpr.pipeline.batch.label_files_job import LabelFilesJob, LabelMe, Yolo, find_label_format
+from bpr.pipeline.batch.jobs_together import JobsTogether
+from bpr.pipeline.batch.label_files_job import LabelFilesJob
+from bpr.pipeline.batch.label_formats import (
+    Darwin,
+    LabelFormat,
+    LabelMe,
+    Supervisely,
+    Yolo,
+    find_label_format,
+)
 from bpr.pipeline.batch.mask_files_job import MaskFilesJob
 from bpr.pipeline.batch.mask_folder_job import MaskFolderJob
+from bpr.pipeline.batch.segment_maps_job import SegmentMapsJob
+from bpr.pipeline.datasets.coco_folders import CocoSplit, find_coco_splits
+from bpr.pipeline.datasets.mask_folders import are_label_maps
 from bpr.pipeline.files import find_files
+from bpr.pipeline.formats import kaggle, segment_maps, via
 from bpr.pipeline.formats.cityscapes import has_prediction_files
 from bpr.pipeline.formats.images import IMAGE_SUFFIXES, MAX_PIXELS
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE
@@ -21,19 +36,36 @@ from bpr.pipeline.formats.recognised import name_of_format
 from bpr.pipeline.formats.text import load_json
 
 CITYSCAPES, COCO, LABELME, YOLO = "cityscapes", "coco", "labelme", "yolo"
-MASKS, LABEL_MAPS = "masks", "label-maps"
-
-_MOST_JSONS = 20  # beside photographs; where there are more, they are label files, one an image
+MASKS, LABEL_MAPS, PANOPTIC = "masks", "label-maps", "panoptic"
+SUPERVISELY, DARWIN, VIA = "supervisely", "darwin", "via"
+KAGGLE, SEGMENTS_AI = "kaggle", "segments-ai"
 
 FORMATS = {
     CITYSCAPES: "folder of <image>_pred.txt files and mask PNGs",
-    COCO: "COCO json, results or a data set's labels",
+    COCO: "COCO json, results or a data set's labels, or photographs with their COCO json",
     LABELME: "folder of LabelMe jsons",
     YOLO: "folder of YOLO segmentation txts",
     MASKS: "mask files or instance maps",
     LABEL_MAPS: "folder of label maps, whose connected regions are refined",
+    PANOPTIC: "COCO panoptic json with its PNGs",
+    SUPERVISELY: "folder of Supervisely annotations",
+    DARWIN: "folder of Darwin jsons of V7",
+    VIA: "json of VGG Image Annotator",
+    KAGGLE: "run-length csv of Kaggle (ImageId, EncodedPixels)",
+    SEGMENTS_AI: "release json of Segments.ai with its PNGs",
 }
 """What can be read, by the name that --format takes."""
+
+LABEL_FORMATS: Mapping[str, type[LabelFormat]] = {
+    LABELME: LabelMe,
+    YOLO: Yolo,
+    SUPERVISELY: Supervisely,
+    DARWIN: Darwin,
+}
+"""Those with a label file per image."""
+
+_MOST_FILES = 20  # in a folder; where there are more, they are label files, one an image
+_FILES = (COCO, PANOPTIC, VIA, KAGGLE, SEGMENTS_AI)  # these are one file, not a folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +97,10 @@ def open_job(request: JobRequest) -> OpenedJob:
     Raises:
         ValueError: nothing is there, nothing that is known, or something is missing beside it.
     """
+    if not request.pred.exists():
+        raise ValueError(f"{request.pred}: expected predictions, found no file or folder")
+    request = _with_only_file(request)
     pred = request.pred
-    if not pred.exists():
-        raise ValueError(f"{pred}: expected predictions, found no file or folder")
     if request.images_json and (request.masks or pred.is_dir()):
         raise ValueError(f"--images-json: expected a COCO results json with it, got {pred}")
     if request.masks:
@@ -81,88 +114,146 @@ def open_job(request: JobRequest) -> OpenedJob:
             ),
             MASKS,
         )
-    source, found = _told(pred) if request.format is None else _forced(pred, request.format)
-    images = request.images
-    if images is None and (found == LABELME or source != pred):
-        images = pred
-    if images is None:
-        raise ValueError(f"--images: expected the folder of the images of {pred}, got none")
-    return OpenedJob(_open(request, source, images, found), found)
+    if not pred.is_dir():
+        return _open_file(request)
+    splits = find_coco_splits(pred) if request.format in (None, COCO) else []
+    if splits and not (request.format is None and has_prediction_files(pred)):
+        return OpenedJob(_open_splits(request, splits), COCO)
+    return _open_folder(request)
 
 
-def _open(request: JobRequest, source: Path, images: Path, found: str) -> Job:
+def _with_only_file(request: JobRequest) -> JobRequest:
+    """The request for the only json or csv of a folder whose format has one for all images."""
+    if not request.pred.is_dir() or request.format not in (None, *_FILES):
+        return request
+    files = [p for p in sorted(request.pred.iterdir()) if p.suffix.lower() in (".json", ".csv")]
+    found = []
+    for path in files if len(files) <= _MOST_FILES else ():
+        with suppress(ValueError):
+            kind = _format_of_file(path)
+            if kind != COCO and request.format in (None, kind):
+                found.append(path)
+    if len(found) != 1:
+        return request
+    return replace(request, pred=found[0], images=request.images or request.pred)
+
+
+def _open_file(request: JobRequest) -> OpenedJob:
+    pred = request.pred
+    found = request.format or _format_of_file(pred)
+    if found not in _FILES:
+        raise ValueError(f"{pred}: expected a folder for --format {found}")
+    images = _images(request)
     more: dict[str, Any] = {"max_pixels": request.max_pixels}
-    tolerance = request.polygon_tolerance
-    if found == CITYSCAPES:
-        return CityscapesJob(source, images, request.out, **more)
     if found == COCO:
         more["include_crowds"] = request.include_crowds
-        return CocoJob(source, images, request.images_json, request.out, tolerance, **more)
-    if found in (LABELME, YOLO):
-        label_format = LabelMe() if found == LABELME else Yolo()
-        within = DEFAULT_TOLERANCE if tolerance is None else tolerance
-        return LabelFilesJob(source, images, request.out, label_format, within, **more)
-    return MaskFolderJob(source, images, request.out, are_label_maps=found == LABEL_MAPS, **more)
-
-
-def _told(pred: Path) -> tuple[Path, str]:
-    """What is to be read, and what it is."""
-    if not pred.is_dir():
-        if pred.suffix.lower() == ".json":
-            return pred, COCO
-        raise ValueError(
-            f"{pred}: expected a folder of masks or label files, or a COCO json; for one image, "
-            f"name its masks with --masks{_known(pred)}"
+        tolerance = request.polygon_tolerance
+        return OpenedJob(
+            CocoJob(pred, images, request.images_json, request.out, tolerance, **more), found
         )
+    out = request.out if request.out.suffix else request.out / pred.name
+    if found in (PANOPTIC, SEGMENTS_AI):
+        return OpenedJob(SegmentMapsJob(segment_maps.parse(pred), images, out, **more), found)
+    content = via.parse(pred) if found == VIA else kaggle.parse(pred)
+    return OpenedJob(DataSetFileJob(pred, content, images, out, _tolerance(request), **more), found)
+
+
+def _format_of_file(pred: Path) -> str:
+    if pred.suffix.lower() == ".csv" and kaggle.is_run_length_csv(pred):
+        return KAGGLE
+    known = name_of_format(pred)
+    if pred.suffix.lower() != ".json":
+        raise ValueError(
+            f"{pred}: expected a folder of masks or label files, a json or a csv of masks; for "
+            f"one image, name its masks with --masks{known}"
+        )
+    content = load_json(pred)
+    tests = ((segment_maps.is_panoptic, PANOPTIC), (segment_maps.is_segments_ai, SEGMENTS_AI))
+    for is_one, name in (*tests, (via.is_via, VIA)):
+        if is_one(content):
+            return name
+    if known:
+        raise ValueError(f"{pred}: expected a format that is read{known}")
+    return COCO
+
+
+def _open_splits(request: JobRequest, splits: Sequence[CocoSplit]) -> Job:
+    """The COCO jsons of a folder, each with its photographs."""
+
+    def job(split: CocoSplit, out: Path) -> CocoJob:
+        return CocoJob(
+            split.json,
+            request.images or split.images,
+            None,
+            out,
+            request.polygon_tolerance,
+            include_crowds=request.include_crowds,
+            max_pixels=request.max_pixels,
+            without=request.out if not request.out.suffix else None,
+        )
+
+    out = request.out
+    if len(splits) == 1:
+        (split,) = splits
+        name = split.json.relative_to(request.pred)
+        return job(split, out if out.suffix.lower() == ".json" else out / name)
+    if out.suffix.lower() == ".json":
+        jsons = ", ".join(str(split.json) for split in splits)
+        raise ValueError(f"{out}: expected a folder for several jsons ({jsons}), got a json")
+    names = [split.json.relative_to(request.pred) for split in splits]
+    jobs = {
+        name.with_suffix("").as_posix(): job(split, out / name)
+        for name, split in zip(names, splits, strict=True)
+    }
+    return JobsTogether(request.pred, jobs, out)
+
+
+def _open_folder(request: JobRequest) -> OpenedJob:
+    pred, out = request.pred, request.out
+    found = request.format or _format_of_folder(pred)
+    if found in _FILES:
+        raise ValueError(f"{pred}: expected a file for --format {found}, got a folder")
+    images = pred if request.images is None and found in LABEL_FORMATS else _images(request)
+    more: dict[str, Any] = {"max_pixels": request.max_pixels}
+    if found == CITYSCAPES:
+        return OpenedJob(CityscapesJob(pred, images, out, **more), found)
+    if found in LABEL_FORMATS:
+        label_format = LABEL_FORMATS[found]()
+        tolerance = _tolerance(request)
+        return OpenedJob(LabelFilesJob(pred, images, out, label_format, tolerance, **more), found)
+    job = MaskFolderJob(pred, images, out, are_label_maps=found == LABEL_MAPS, **more)
+    return OpenedJob(job, found)
+
+
+def _format_of_folder(pred: Path) -> str:
     if has_prediction_files(pred):
-        return pred, CITYSCAPES
-    if (own := _coco_json(pred)) is not None:
-        return own, COCO
+        return CITYSCAPES
     label_format = find_label_format(pred)
     if label_format is not None:
-        return pred, LABELME if isinstance(label_format, LabelMe) else YOLO
-    for path in find_files(pred):
-        if path.suffix.lower() == ".json" and (known := _known(path)):
+        return next(name for name, kind in LABEL_FORMATS.items() if isinstance(label_format, kind))
+    files = find_files(pred)
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if are_label_maps(pictures):
+        return LABEL_MAPS
+    for path in files:
+        if path.suffix.lower() in (".json", ".csv", ".xml") and (known := name_of_format(path)):
             raise ValueError(f"{path}: expected a format that is read{known}")
-    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in find_files(pred)):
-        return pred, MASKS
+    if pictures:
+        return MASKS
     raise ValueError(
         f"{pred}: expected masks or label files ({', '.join(FORMATS)}; --format), found none"
     )
 
 
-def _forced(pred: Path, wanted: str) -> tuple[Path, str]:
-    if wanted == COCO and pred.is_dir():
-        own = _coco_json(pred)
-        if own is None:
-            raise ValueError(f"{pred}: expected one COCO json in the folder, found none or several")
-        return own, COCO
-    if (wanted == COCO) == pred.is_dir():
-        what = "a json" if wanted == COCO else "a folder"
-        raise ValueError(f"{pred}: expected {what} for --format {wanted}")
-    return pred, wanted
+def _images(request: JobRequest) -> Path:
+    if request.images is None:
+        raise ValueError(f"--images: expected the folder of the images of {request.pred}, got none")
+    return request.images
 
 
-def _coco_json(folder: Path) -> Path | None:
-    """The only labels of a data set beside its photographs, as Roboflow and COCO exports have."""
-    found = []
-    jsons = sorted(folder.glob("*.json"))
-    if len(jsons) > _MOST_JSONS:
-        return None
-    for path in jsons:
-        try:
-            content = load_json(path)
-        except ValueError:
-            continue
-        lists = ("images", "annotations")
-        if isinstance(content, dict) and all(isinstance(content.get(n), list) for n in lists):
-            found.append(path)
-    return found[0] if len(found) == 1 else None
-
-
-def _known(path: Path) -> str:
-    name = name_of_format(path)
-    return f"; {name}" if name else ""
+def _tolerance(request: JobRequest) -> float:
+    given = request.polygon_tolerance
+    return DEFAULT_TOLERANCE if given is None else given
 
 
 def _mask_files(masks: Sequence[Path]) -> Sequence[Path]:

@@ -267,6 +267,11 @@ def read_instance_map(path: ImageFile, max_pixels: int = MAX_PIXELS) -> Instance
         ValueError: the file is missing, truncated, not an image, a JPEG (its compression changes
             values), or it has several channels or pages.
     """
+    return read_map(path, max_pixels)[0]
+
+
+def read_map(path: ImageFile, max_pixels: int = MAX_PIXELS) -> tuple[InstanceMap, bool]:
+    """As `read_instance_map`, and whether the values are palette indices."""
     page = _load_page(path, 0, max_pixels)
     if page.file.format in ("JPEG", "MPO"):
         raise ValueError(f"{path}: expected an instance map stored without loss (PNG), got a JPEG")
@@ -277,11 +282,11 @@ def read_instance_map(path: ImageFile, max_pixels: int = MAX_PIXELS) -> Instance
             f"{path}: expected an instance map of one channel (8-bit palette or grey, or "
             f"16-bit grey), got mode {page.file.mode}"
         )
-    values = np.asarray(page.file)
+    values, is_palette = np.asarray(page.file), page.file.mode == "P"
     if values.dtype.itemsize == 1:
-        return values.astype(np.uint8)
+        return values.astype(np.uint8), is_palette
     fits = values.dtype == np.uint16 or (values.min() >= 0 and values.max() < 2**16)
-    return values.astype(np.uint16 if fits else np.int64)
+    return values.astype(np.uint16 if fits else np.int64), is_palette
 
 
 def _objects_in(file: Image.Image, may_fill: bool) -> tuple[mask_values.Objects, list[str]]:
@@ -355,6 +360,41 @@ def encode_label_map(path: ImageFile, values: InstanceMap, max_pixels: int = MAX
     """
     file = _load_page(path, 0, max_pixels).file
     return _encode_like(file, values.astype(np.uint8 if values.dtype == np.uint8 else np.uint16))
+
+
+def read_segment_ids(path: ImageFile, max_pixels: int = MAX_PIXELS) -> InstanceMap:
+    """The ids of a map of segments: red + 256 green + 65536 blue, or the values of one channel.
+
+    Returns:
+        (H, W) int64.
+
+    Raises:
+        ValueError: as for `read_instance_map`, but colours are fine.
+    """
+    file = _load_page(path, 0, max_pixels).file
+    if file.format in ("JPEG", "MPO"):
+        raise ValueError(f"{path}: expected a map of segments stored without loss, got a JPEG")
+    if file.mode in _ONE_CHANNEL:
+        return np.asarray(file).astype(np.int64)
+    bands = np.asarray(file.convert("RGB")).astype(np.int64)
+    return bands[..., 0] + bands[..., 1] * 2**8 + bands[..., 2] * 2**16
+
+
+def encode_segment_ids(path: ImageFile, values: InstanceMap, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Segment ids as a PNG of the channels of another map; alpha stays.
+
+    Args:
+        path: of the map that they were read from.
+        values: (H, W), of the ids that it had.
+        max_pixels: as for `read_segment_ids`.
+    """
+    file = _load_page(path, 0, max_pixels).file
+    if file.mode in _ONE_CHANNEL:
+        is_8_bit = np.asarray(file).dtype.itemsize == 1
+        return _encode_like(file, values.astype(np.uint8 if is_8_bit else np.uint16))
+    pixels = np.array(file.convert("RGBA" if file.has_transparency_data else "RGB"))
+    pixels[..., :3] = np.stack([values & 255, values >> 8 & 255, values >> 16], axis=-1)
+    return _encode_like(file, pixels)
 
 
 def _encode_like(file: Image.Image, pixels: npt.NDArray[Any]) -> bytes:

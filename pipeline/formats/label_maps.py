@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bpr.pipeline.formats.mask_values import IGNORED, values_of_map
-from bpr.pipeline.instance import BoolArray, Mask
+from bpr.pipeline.instance import BoolArray, Mask, Size
+
+_MOST_CLASSES = 151  # of a label map without background: ADE20K has 150
 
 Values = npt.NDArray[Any]
 """(H, W) integers."""
@@ -60,7 +62,7 @@ class MapObjects:
         """The map with other masks, without overlaps.
 
         Where masks overlap, the object that had the pixel before keeps it, else the first takes
-        it. Void stays void.
+        it. Void stays void. An object of which no pixel would be left stays as it was.
 
         Args:
             refined: of the objects, in their order.
@@ -74,9 +76,12 @@ class MapObjects:
             x0, y0, x1, y1 = mask.window
             part = owner[y0:y1, x0:x1]
             part[mask.bitmap & ((part == 0) | (before[y0:y1, x0:x1] == number))] = number
+        owner[self.is_void] = 0
+        for number in set(range(1, len(refined) + 1)).difference(np.unique(owner).tolist()):
+            owner[before == number] = number
         of_number = np.array([0, *(value for value, _ in self.objects)], self.values.dtype)
-        new = np.where((owner > 0) & ~self.is_void, of_number[owner], self.values)
-        lost = (before > 0) & (owner == 0) & ~self.is_void
+        new = np.where(owner > 0, of_number[owner], self.values)
+        lost = (before > 0) & (owner == 0)
         if not lost.any():
             return new
         settled = ~lost & ~self.is_void
@@ -104,16 +109,24 @@ def regions_of(values: Values, scheme: LabelScheme) -> MapObjects:
     return MapObjects(values, tuple(found), is_void, None)
 
 
-def connected_parts(bitmap: BoolArray, offset: tuple[int, int] = (0, 0)) -> list[Mask]:
-    """The parts of a bitmap, (H, W), that are connected by the sides of their pixels."""
+def connected_parts(
+    bitmap: BoolArray, offset: tuple[int, int] = (0, 0), size: Size | None = None
+) -> list[Mask]:
+    """The parts of a bitmap, (h, w), that are connected by the sides of their pixels.
+
+    Args:
+        bitmap: of an image or of a part of it.
+        offset: (x, y) of its first pixel in the image.
+        size: of the image; the bitmap's own where it is the whole image.
+    """
     count, parts, stats, _ = cv2.connectedComponentsWithStats(bitmap.view(np.uint8), connectivity=4)
     masks = []
     for number in range(1, count):
         x, y, width, height = (int(side) for side in stats[number, :4])
         own = parts[y : y + height, x : x + width] == number
         dx, dy = offset
-        size = (bitmap.shape[0], bitmap.shape[1])
-        masks.append(Mask(own, (x + dx, y + dy, x + dx + width, y + dy + height), size))
+        window = (x + dx, y + dy, x + dx + width, y + dy + height)
+        masks.append(Mask(own, window, size or (bitmap.shape[0], bitmap.shape[1])))
     return masks
 
 
@@ -131,21 +144,19 @@ def instances_of(values: Values, is_palette: bool = False) -> MapObjects:
     return MapObjects(values, masks, is_void, None if meaning.stuff else 0)
 
 
-def looks_like_label_map(values: Values, is_palette: bool) -> bool | None:
-    """Whether a map tells classes and not instances; None: it may be either.
+def looks_like_label_map(values: Values, is_palette: bool) -> bool:
+    """Whether a map tells classes and not instances.
 
     Instances are counted from 1 over a background of 0. A palette map that leaves numbers out
     names classes, and so does one of 8 bits without any 0.
     """
     if values.dtype != np.uint8:
-        return None
+        return False
     found = [value for value in np.unique(values).tolist() if value != IGNORED]
     numbers = [value for value in found if value != 0]
-    if not numbers:
-        return None
     if is_palette and numbers != list(range(1, len(numbers) + 1)):
         return True
-    return True if 0 not in found and len(numbers) > 1 else None
+    return 0 not in found and len(numbers) > 1 and numbers[-1] < _MOST_CLASSES
 
 
 def _nearest(values: Values, is_settled: BoolArray) -> Values:

@@ -21,7 +21,7 @@ from bpr.pipeline.formats import polygons
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import NamedFile, encode_mask, read_mask
 from bpr.pipeline.formats.left_object import LeftObject
-from bpr.pipeline.formats.text import encoding_of, kind_of, load_json, short
+from bpr.pipeline.formats.text import encode_like, kind_of, load_json, short
 from bpr.pipeline.instance import BoolArray, Instance, Mask, Size
 
 _FAR = 10  # times the image's size; no shape comes near it
@@ -187,8 +187,7 @@ def encode(
         return file.original, []
     written = [part for index, shape in enumerate(shapes) for part in new.get(index, [shape])]
     text = json.dumps({**file.content, "shapes": written}, ensure_ascii=False, indent=2)
-    encoding = encoding_of(file.original)
-    return text.encode(encoding, "surrogatepass"), polygons.describe_loss(holes)
+    return encode_like(text, file.original), polygons.describe_loss(holes)
 
 
 def _wrong_points(points: Any, least: int) -> str:

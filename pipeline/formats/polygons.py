@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from contourpy import contour_generator
 
-from bpr.pipeline.instance import Mask, Size
+from bpr.pipeline.instance import BoolArray, Mask, Size
 
 Points = npt.NDArray[np.float64]
 """(K, 2) x and y in pixels, closed: the last point is joined to the first."""
 
 DEFAULT_TOLERANCE = 0.5  # pixels
 MAX_TOLERANCE = 10.0
+_FAR = 1e9  # pixels; no image is that large
+_NEAR = 10  # times the image's size; no outline comes near it
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,12 @@ class Outlines:
     """The outer outlines of a mask's parts, the largest first."""
 
     parts: tuple[Points, ...]
-    num_holes: int  # that no polygon of these formats can have
+    holes: tuple[Points, ...]  # most formats have no place for them
+
+    @property
+    def num_holes(self) -> int:
+        """Holes that polygons without them fill."""
+        return len(self.holes)
 
 
 def trace_pixels(mask: Mask, tolerance: float) -> Outlines:
@@ -47,15 +55,15 @@ def trace_pixels(mask: Mask, tolerance: float) -> Outlines:
         mask.bitmap.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
     if not contours:
-        return Outlines((), 0)
+        return Outlines((), ())
     is_hole = hierarchy[0, :, 3] >= 0
     x0, y0, _, _ = mask.window
-    parts = []
+    parts: list[Points] = []
+    holes: list[Points] = []
     for contour, hole in zip(contours, is_hole, strict=True):
-        if not hole:
-            points = cv2.approxPolyDP(contour, tolerance, True)[:, 0].astype(np.float64)
-            parts.append(_at_least_a_triangle(points + np.array([x0, y0])))
-    return Outlines(_by_size(parts), int(is_hole.sum()))
+        points = cv2.approxPolyDP(contour, tolerance, True)[:, 0].astype(np.float64)
+        (holes if hole else parts).append(_at_least_a_triangle(points + np.array([x0, y0])))
+    return Outlines(_by_size(parts), _by_size(holes))
 
 
 def trace_edges(mask: Mask, tolerance: float) -> Outlines:
@@ -73,15 +81,81 @@ def trace_edges(mask: Mask, tolerance: float) -> Outlines:
     _check(tolerance)
     x0, y0, _, _ = mask.window
     padded = np.pad(mask.bitmap, 1).astype(np.float32)
-    parts, num_holes = [], 0
+    parts: list[Points] = []
+    holes: list[Points] = []
     for contour in contour_generator(z=padded).lines(0.5):
         points = np.asarray(contour, np.float64)[:-1]
-        if _signed_area(points) < 0:  # a hole's outline runs the other way round
-            num_holes += 1
-        else:
-            kept = cv2.approxPolyDP(points.astype(np.float32)[:, None], tolerance, True)[:, 0]
-            parts.append(_at_least_a_triangle(kept + np.array([x0 - 0.5, y0 - 0.5])))
-    return Outlines(_by_size(parts), num_holes)
+        # a hole's outline runs the other way round
+        found = holes if _signed_area(points) < 0 else parts
+        kept = cv2.approxPolyDP(points.astype(np.float32)[:, None], tolerance, True)[:, 0]
+        found.append(_at_least_a_triangle(kept + np.array([x0 - 0.5, y0 - 0.5])))
+    return Outlines(_by_size(parts), _by_size(holes))
+
+
+def as_points(xs: Any, ys: Any) -> Points:
+    """Coordinates of a json as points.
+
+    Args:
+        xs, ys: lists of numbers of one length.
+
+    Raises:
+        ValueError: other values, fewer than three points, or points that no image can have.
+    """
+    are_lists = isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys)
+    if not are_lists or not all(type(v) in (int, float) and abs(v) < _FAR for v in (*xs, *ys)):
+        raise ValueError("expected x and y of points as numbers")
+    if len(xs) < 3:
+        raise ValueError(f"it has no outline: {len(xs)} points")
+    return np.column_stack([np.array(xs, np.float64), np.array(ys, np.float64)])
+
+
+def check_near(points: Points, size: Size) -> Points:
+    """The points, if they are near an image of a size.
+
+    Raises:
+        ValueError: they are not.
+    """
+    farthest = float(np.abs(points).max())
+    if farthest > _NEAR * max(size):
+        raise ValueError(f"expected points near the image, got {farthest:g}")
+    return points
+
+
+def fill_even_odd(outlines: Sequence[Points], size: Size) -> Mask:
+    """The pixels inside an odd number of outlines, which run between the pixels.
+
+    Args:
+        outlines: near the image; those inside another one are its holes.
+        size: (height, width) of the image.
+    """
+    windows = [point for outline in outlines for point in outline]
+    low = np.clip(np.floor(np.min(windows, axis=0)).astype(np.int64) - 1, 0, size[::-1])
+    high = np.clip(np.ceil(np.max(windows, axis=0)).astype(np.int64) + 1, 0, size[::-1])
+    (x0, y0), (x1, y1) = low.tolist(), high.tolist()
+    inside = np.zeros((y1 - y0, x1 - x0), np.bool_)
+    if inside.size:
+        xs, ys = np.meshgrid(np.arange(x0, x1) + 0.5, np.arange(y0, y1) + 0.5)
+        for outline in outlines:
+            _flip(outline, xs, ys, inside)
+    return Mask.from_array(inside, (x0, y0), size)
+
+
+def _flip(outline: Points, xs: Points, ys: Points, inside: BoolArray) -> None:
+    """Turn over the pixels whose centres lie inside an outline, edge by edge."""
+    first_y, left = ys[0, 0], xs[0, 0]
+    for (ax, ay), (bx, by) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        if ay == by:
+            continue
+        (lx, ly), (hx, hy) = ((ax, ay), (bx, by)) if ay < by else ((bx, by), (ax, ay))
+        start = max(int(np.ceil(ly - first_y)), 0)
+        stop = min(int(np.ceil(hy - first_y)), len(inside))
+        if start >= stop:
+            continue
+        rows = np.arange(start, stop)
+        cross = lx + (rows + first_y - ly) * (hx - lx) / (hy - ly)
+        columns = np.clip(np.ceil(cross - left).astype(np.int64), 0, inside.shape[1])
+        # to the right of an odd number of crossings is inside
+        inside[start:stop] ^= np.arange(inside.shape[1]) >= columns[:, None]
 
 
 def fill(points: Points, size: Size) -> Mask:

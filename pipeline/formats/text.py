@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 _MARKS = (  # of UTF-32 first: it begins like UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
 
@@ -22,12 +22,18 @@ def decode_text(content: bytes) -> str:
     Raises:
         UnicodeDecodeError: other bytes.
     """
-    return content.decode(encoding_of(content))
+    mark, encoding = _mark_of(content)
+    return content[len(mark) :].decode(encoding)
 
 
-def encoding_of(content: bytes) -> str:
-    """The name of the encoding that decodes and encodes a file as it is, mark included."""
-    return next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+def encode_like(text: str, content: bytes) -> bytes:
+    """Text in the encoding of another file's content, with its byte-order mark."""
+    mark, encoding = _mark_of(content)
+    return mark + text.encode(encoding, "surrogatepass")
+
+
+def _mark_of(content: bytes) -> tuple[bytes, str]:
+    return next((found for found in _MARKS if content.startswith(found[0])), (b"", "utf-8"))
 
 
 def read_text(path: Path) -> tuple[bytes, str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bpr.pipeline.formats import polygons
 from bpr.pipeline.formats.left_object import LeftObject
-from bpr.pipeline.formats.text import encoding_of, read_text
+from bpr.pipeline.formats.text import encode_like, read_text
 from bpr.pipeline.instance import Instance, Mask, Size
 
 _OUTSIDE = 0.05  # share of the image by which a point may leave it
@@ -125,8 +125,8 @@ def encode(
         words = [line.label, *(f"{share:.6f}" for share in shares.ravel()), *line.tail]
         row = rows[file.places[index]]
         rows[file.places[index]] = " ".join(words) + row[len(row.rstrip("\r\n")) :]
-    encoding = encoding_of(file.content)
-    content = "".join(rows).encode(encoding) if rows != list(file.rows) else file.content
+    is_same = rows == list(file.rows)
+    content = file.content if is_same else encode_like("".join(rows), file.content)
     return content, polygons.describe_loss(holes, joined)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bpr.pipeline.batch.label_files_job import LabelFilesJob, LabelMe, Yolo
+from bpr.pipeline.batch.label_files_job import LabelFilesJob
+from bpr.pipeline.batch.label_formats import LabelMe, Yolo
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.formats import labelme, polygons, rle, yolo
 from bpr.pipeline.formats.images import encode_mask, read_mask

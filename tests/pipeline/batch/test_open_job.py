@@ -151,16 +151,22 @@ def test_photographs_with_their_json_are_found_by_their_folder(root):
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        ({"size": {"height": 4, "width": 5}, "objects": []}, "a Supervisely annotation"),
-        ({"item": {}, "annotations": []}, "a Darwin annotation"),
-        ({"a.png1": {"filename": "a.png", "regions": []}}, "a VGG Image Annotator project"),
-        ({"dataset": {"samples": []}}, "a release of Segments.ai"),
+        ({"imgHeight": 4, "imgWidth": 5, "objects": []}, "polygons of Cityscapes: name the folder"),
+        ({"height": 4, "width": 5, "objects": []}, "polygons of Mapillary Vistas.*datum convert"),
+        ([{"data_row": {}, "projects": {}}], "an export of Labelbox: export it"),
+        ([{"data": {}, "annotations": []}], "an export of Label Studio: export it"),
+        ("<annotation><object></object></annotation>", "a Pascal VOC annotation.*datum convert"),
+        ("ImageID,LabelName", "a csv of Open Images.*datum convert"),
     ],
 )
 def test_a_known_format_that_is_not_read_is_named(root, content, name):
     (root / "masks").mkdir()
-    (root / "masks/a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=f"this is {name}.*datum convert"):
+    if isinstance(content, str):
+        ending = "xml" if content[0] == "<" else "csv"
+        (root / f"masks/a.{ending}").write_text(content)
+    else:
+        (root / "masks/a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"this is {name}"):
         opened(root)
 
 
