@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import unicodedata
@@ -15,7 +16,15 @@ import numpy as np
 
 from bpr.pipeline.formats import cityscapes, coco, rle
 from bpr.pipeline.formats.images import encode_png
-from bpr.pipeline.instance import Int64Array, Prediction, differing_pixels, paint
+from bpr.pipeline.instance import (
+    Instance,
+    Int64Array,
+    Prediction,
+    SoftMask,
+    UInt8Array,
+    differing_pixels,
+    paint,
+)
 
 JSON = "application/json"
 ZIP = "application/zip"
@@ -26,14 +35,14 @@ _MAX_STEM = 150  # bytes: names of files have 255, and endings follow
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same masks give the same bytes
 
 
-def choose_media_type(accept: str) -> str | None:
-    """The type of answer that an Accept header prefers; None if it takes none of ours.
+def choose_media_type(accept: str, offered: Sequence[str] = MEDIA_TYPES) -> str | None:
+    """The type of answer that an Accept header prefers; None if it takes none of those offered.
 
-    Among equals the first of MEDIA_TYPES wins.
+    Among equals the first one wins.
     """
     best, best_rank = None, (0.0, 0)
     wanted = [_parse_range(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
-    for media_type in MEDIA_TYPES:
+    for media_type in offered:
         ranges = (media_type, f"{media_type.split('/')[0]}/*", "*/*")
         # the most specific range that fits decides
         for specificity, name in zip((2, 1, 0), ranges, strict=True):
@@ -68,6 +77,30 @@ def describe_instances(
             record["coarse"] = rle.encode(before.mask)
         described.append(record)
     return described
+
+
+def describe_alpha(instance: Instance) -> dict[str, Any]:
+    """The probabilities of an instance: a box of the image, and an 8-bit PNG of it in base64."""
+    soft = instance.soft or SoftMask.of_mask(instance.mask)
+    x0, y0, x1, y1 = soft.window
+    values = soft.values if soft.values.size else np.zeros((1, 1), np.uint8)
+    box = [x0, y0, x1, y1] if soft.values.size else [0, 0, 1, 1]
+    return {"box": box, "png": base64.b64encode(encode_png(values)).decode("ascii")}
+
+
+def encode_cutout(image: UInt8Array, refined: Prediction) -> bytes:
+    """The image as a PNG with transparency: every pixel is as opaque as its surest object.
+
+    Args:
+        image: (H, W, 3) RGB.
+        refined: its objects, with `soft`.
+    """
+    alpha = np.zeros(refined.size, np.uint8)
+    for instance in refined.instances:
+        soft = instance.soft or SoftMask.of_mask(instance.mask)
+        x0, y0, x1, y1 = soft.window
+        np.maximum(alpha[y0:y1, x0:x1], soft.values, out=alpha[y0:y1, x0:x1])
+    return encode_png(np.dstack([image, alpha]))
 
 
 def encode_zip(prediction: Prediction, image_name: str) -> bytes:

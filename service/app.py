@@ -26,7 +26,7 @@ from bpr import __version__
 from bpr._extras import needs_extra
 from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.service import label_studio, openapi, pages, samples
-from bpr.service.answers import MEDIA_TYPES, choose_media_type
+from bpr.service.answers import MEDIA_TYPES, PNG, choose_media_type
 from bpr.service.forms import read_image_alone, read_upload
 from bpr.service.gate import Gate
 from bpr.service.guard import Guard
@@ -243,11 +243,13 @@ def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
         details: Annotated[
             bool, Query(description="add patch_boxes and the coarse mask to a json answer")
         ] = False,
+        alpha: Alpha = False,
+        cutout: Cutout = False,
     ) -> Response:
-        wish = Wish(_media_type(request), details)
+        wish = _wish(request, details, alpha, cutout)
         upload = await read_upload(request, settings)
         refinery, patience = app.state.refinery, request.state.patience
-        refined = await refinery.refine_upload(upload, patience)
+        refined = await refinery.refine_upload(upload, patience, wish.is_soft)
         encoded = await refinery.encode(refined, wish, upload.image_name, patience)
         return _respond(request, wish, refined, encoded)
 
@@ -267,13 +269,34 @@ def _add_segment(app: FastAPI, settings: ServiceSettings) -> None:
         details: Annotated[
             bool, Query(description="add patch_boxes and the detector's mask to a json answer")
         ] = False,
+        alpha: Alpha = False,
+        cutout: Cutout = False,
     ) -> Response:
-        wish = Wish(_media_type(request), details)
+        wish = _wish(request, details, alpha, cutout)
         upload = await read_image_alone(request, settings)
         refinery, patience = app.state.refinery, request.state.patience
-        refined = await refinery.segment(upload, patience)
+        refined = await refinery.segment(upload, patience, wish.is_soft)
         encoded = await refinery.encode(refined, wish, upload.image_name, patience)
         return _respond(request, wish, refined, encoded)
+
+
+Alpha = Annotated[
+    bool, Query(description="add the probabilities of each instance to a json answer")
+]
+Cutout = Annotated[
+    bool, Query(description="answer with the objects on a transparent background, as a PNG")
+]
+
+
+def _wish(request: Request, details: bool, alpha: bool, cutout: bool) -> Wish:
+    """How the caller wants the answer. Problem (406): a type that the answer cannot have."""
+    if not cutout:
+        return Wish(_media_type(request), details, alpha)
+    if choose_media_type(request.headers.get("accept", "*/*"), (PNG,)) is None:
+        raise Problem(
+            HTTPStatus.NOT_ACCEPTABLE, f"Accept: expected {PNG} with cutout", "not_acceptable"
+        )
+    return Wish(PNG, cutout=True)
 
 
 def _media_type(request: Request) -> str:

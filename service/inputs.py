@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bpr.pipeline.batch.job import as_prediction, usual_frame
-from bpr.pipeline.datasets.instance_maps import split_instances
 from bpr.pipeline.formats import coco
 from bpr.pipeline.formats.frame import Frame, frame_of
 from bpr.pipeline.formats.images import (
@@ -21,6 +20,7 @@ from bpr.pipeline.formats.images import (
     read_instance_map,
     read_mask,
 )
+from bpr.pipeline.formats.label_maps import MapObjects, instances_of
 from bpr.pipeline.formats.text import short
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size, UInt8Array, size_text
 from bpr.service.batching import Standing
@@ -52,6 +52,7 @@ class RequestInputs:
     prediction: Prediction  # records hold the caller's fields
     notes: tuple[str, ...]
     values: tuple[int, ...]  # of the instances in an instance map, 1 to 65535
+    map: MapObjects | None = None  # the instance map, where one came: void and stuff stay in it
 
 
 class Patience:
@@ -225,17 +226,17 @@ def _read_map(
     if photograph.pixels.shape[:2] != size:
         actual = size_text((photograph.pixels.shape[0], photograph.pixels.shape[1]))
         raise unusable(f"{file}: expected the size of the image, {actual}, got {size_text(size)}")
-    regions = split_instances(values)
-    check_count(len(regions), limits)
+    found = instances_of(values)
+    check_count(len(found.objects), limits)
     budget = MaskBudget(limits)
     instances = []
-    for value, mask in regions:
+    for value, mask in found.objects:
         patience.check()
         budget.add(mask.bitmap.size)
         instances.append(Instance(mask, 0, 1.0, {"value": value}))
     prediction = Prediction(size, tuple(instances))
-    labels = tuple(value for value, _ in regions)
-    return RequestInputs(photograph.pixels, prediction, photograph.notes, labels)
+    labels = tuple(value for value, _ in found.objects)
+    return RequestInputs(photograph.pixels, prediction, photograph.notes, labels, found)
 
 
 def _read_coco(

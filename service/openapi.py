@@ -26,6 +26,12 @@ Send `image` and exactly one of `masks`, `instance_map` and `instances`.
 `Accept` chooses the answer: `application/json` (default), `application/zip` (a Cityscapes
 prediction: `<image>_pred.txt` and a PNG per instance) or `image/png` (an instance map; where masks
 overlap, the one with the higher score is seen).
+
+    curl -F image=@photo.jpg -F masks=@cup.png 'SERVICE/refine?cutout=true' -o cup.png
+
+`?alpha=true` adds probabilities (`alpha`) to a json answer. `?cutout=true` answers with a PNG of
+the objects on a transparent background. In an instance map of 8 bits, 255 is void; of Cityscapes
+ids, labels without instances are stuff: both stay in the answer, as `bpr evaluate` reads them.
 """
 
 SEGMENT_DESCRIPTION = """\
@@ -68,7 +74,8 @@ REFINE_BODY = _form(
         },
         "instance_map": {
             **_FILE,
-            "description": "one 8-bit or 16-bit PNG: each value but 0 is an instance",
+            "description": "one 8-bit or 16-bit PNG: each value but 0 is an instance; 255 of 8 "
+            "bits is void",
         },
         "instances": {
             "type": "array",

@@ -7,13 +7,14 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
 
+from bpr.pipeline.formats.images import encode_png
 from bpr.pipeline.instance import Instance, Int64Array, Mask, Prediction
 from bpr.pipeline.plan import Plan
 from bpr.pipeline.refine import merge, plan
@@ -22,7 +23,9 @@ from bpr.pipeline.settings import PatchSettings
 from bpr.service.answers import (
     JSON,
     ZIP,
+    describe_alpha,
     describe_instances,
+    encode_cutout,
     encode_instance_map,
     encode_zip,
 )
@@ -46,6 +49,13 @@ class Wish:
 
     media_type: str
     details: bool = False  # of every instance, in json
+    alpha: bool = False  # probabilities of every instance, in json
+    cutout: bool = False  # the objects on a transparent background, as PNG
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether the answer needs probabilities."""
+        return self.alpha or self.cutout
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,7 +138,9 @@ class Refinery:
         for pool in (self._detecting, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    async def refine(self, read: Callable[[], RequestInputs], patience: Patience) -> RefinedRequest:
+    async def refine(
+        self, read: Callable[[], RequestInputs], patience: Patience, soft: bool = False
+    ) -> RefinedRequest:
         """Refine what a request holds.
 
         Cancelling stops it after the instance or the batch it is at; it returns when no thread
@@ -137,23 +149,29 @@ class Refinery:
         Args:
             read: decodes the request; called in a thread.
             patience: of the caller.
+            soft: whether the answer needs probabilities.
 
         Raises:
             Problem: as `read`; 413 too many patches; 503 out of time or the network failed.
         """
         started = time.perf_counter()
         inputs = await self._in_thread(patience, read)
-        return await self._run(inputs, {"decode": time.perf_counter() - started}, patience)
+        return await self._run(inputs, {"decode": time.perf_counter() - started}, patience, soft)
 
-    async def refine_upload(self, upload: Upload, patience: Patience) -> RefinedRequest:
+    async def refine_upload(
+        self, upload: Upload, patience: Patience, soft: bool = False
+    ) -> RefinedRequest:
         """Refine the masks of an upload.
 
         Raises:
             Problem: see `read_inputs` and `refine`.
         """
-        return await self.refine(partial(read_inputs, upload, self._settings, patience), patience)
+        read = partial(read_inputs, upload, self._settings, patience)
+        return await self.refine(read, patience, soft)
 
-    async def segment(self, upload: Upload, patience: Patience) -> RefinedRequest:
+    async def segment(
+        self, upload: Upload, patience: Patience, soft: bool = False
+    ) -> RefinedRequest:
         """Find the instances of an image and refine them.
 
         Raises:
@@ -170,7 +188,7 @@ class Refinery:
             pool=self._detecting,
         )
         timings["detect"] = time.perf_counter() - started
-        return await self._run(inputs, timings, patience)
+        return await self._run(inputs, timings, patience, soft)
 
     async def encode(
         self, refined: RefinedRequest, wish: Wish, image_name: str, patience: Patience
@@ -188,10 +206,10 @@ class Refinery:
         return encoded
 
     async def _run(
-        self, inputs: RequestInputs, timings: dict[str, float], patience: Patience
+        self, inputs: RequestInputs, timings: dict[str, float], patience: Patience, soft: bool
     ) -> RefinedRequest:
         started = time.perf_counter()
-        planned = await self._in_thread(patience, self._plan, inputs, patience)
+        planned = await self._in_thread(patience, self._plan, inputs, patience, soft)
         timings["plan"] = time.perf_counter() - started
         self._check_hope(planned.num_patches, patience)
         submitted = self._batcher.submit(planned)
@@ -249,7 +267,7 @@ class Refinery:
                 await asyncio.gather(wrapped, return_exceptions=True)  # nobody wants its outcome
             raise
 
-    def _plan(self, inputs: RequestInputs, patience: Patience) -> Plan:
+    def _plan(self, inputs: RequestInputs, patience: Patience, soft: bool) -> Plan:
         """As `plan`, an instance at a time: a request over its limits stops in between."""
         boxes, total = [], 0
         for instance in inputs.prediction.instances:
@@ -268,7 +286,7 @@ class Refinery:
             image=inputs.image,
             prediction=inputs.prediction,
             boxes=tuple(boxes),
-            settings=self._patches,
+            settings=replace(self._patches, soft=soft),
         )
 
     def _encode(self, refined: RefinedRequest, wish: Wish, image_name: str) -> EncodedAnswer:
@@ -278,6 +296,9 @@ class Refinery:
             instances = describe_instances(
                 refined.inputs.prediction, refined.after, refined.boxes, wish.details
             )
+            if wish.alpha:
+                for described, instance in zip(instances, refined.after.instances, strict=True):
+                    described["alpha"] = describe_alpha(instance)
             timings["encode"] = time.perf_counter() - started
             height, width = refined.after.size
             answer = {
@@ -292,6 +313,11 @@ class Refinery:
             return EncodedAnswer(json.dumps(answer, allow_nan=False).encode("ascii"), timings)
         if wish.media_type == ZIP:
             content = encode_zip(refined.after, image_name)
+        elif wish.cutout:
+            content = encode_cutout(refined.inputs.image, refined.after)
+        elif refined.inputs.map is not None:
+            masks = [instance.mask for instance in refined.after.instances]
+            content = encode_png(refined.inputs.map.with_masks(masks))
         else:
             content = encode_instance_map(refined.after, refined.inputs.values)
         timings["encode"] = time.perf_counter() - started

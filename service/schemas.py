@@ -28,6 +28,16 @@ class CocoInstance(BaseModel):
     score: float = Field(1.0, description="kept as it is; decides which mask lies on top in a PNG")
 
 
+class Alpha(BaseModel):
+    """How sure the network is of each pixel around an object; outside of the box it is 0."""
+
+    box: tuple[int, int, int, int] = Field(description="x0, y0, x1, y1, end exclusive")
+    png: str = Field(
+        description="an 8-bit PNG of the box in base64: 255 times the probability, 0 or 255 where "
+        "nothing was redrawn; above 127 is the refined mask"
+    )
+
+
 class RefinedInstance(BaseModel):
     """An instance with its refined mask. Fields that came with it are here as they came."""
 
@@ -42,6 +52,7 @@ class RefinedInstance(BaseModel):
         None, description="x0, y0, x1, y1, end exclusive; only with ?details=true"
     )
     coarse: Rle | None = Field(None, description="the mask as it came in; only with ?details=true")
+    alpha: Alpha | None = Field(None, description="probabilities; only with ?alpha=true")
 
 
 class Timings(BaseModel):

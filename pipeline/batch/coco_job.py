@@ -20,7 +20,7 @@ from bpr.pipeline.formats import coco
 from bpr.pipeline.formats.frame import frame_of
 from bpr.pipeline.formats.images import MAX_PIXELS, read_image
 from bpr.pipeline.formats.left_object import LeftObject
-from bpr.pipeline.instance import Instance, Prediction
+from bpr.pipeline.instance import Instance, Prediction, differing_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,34 +154,36 @@ class CocoJob:
         return False
 
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
-        """Write the json in the order of the input."""
-        text = coco.encode_results(self._refined(journal, failed), self._results.data_set)
-        write_atomically(self.out, (piece.encode() for piece in text), self.work)
+        """Write the json: the input with other masks."""
+        is_data_set = self._results.data_set is not None
+        refined = self._refined(journal, failed)
+        pieces = coco.encode_refined(self.source, refined, is_data_set)
+        write_atomically(self.out, pieces, self.work)
 
     def existing_output(self) -> Path | None:
         """The first file that a run would overwrite."""
         return next((path for path in (self.out, self.report) if path.exists()), None)
 
     def _refined_record(self, before: Instance, after: Instance) -> Mapping[str, Any] | None:
-        """The record with its new mask; None where there was none to refine."""
-        if before.mask.is_empty:
+        """The record with its new mask; None where nothing changed: polygons stay polygons."""
+        if not differing_pixels(before.mask, after.mask):
             return None
         return coco.refined_record(before.record, after.mask, self._tolerance)
 
-    def _refined(self, journal: AnyJournal, failed: Set[str]) -> Iterator[Mapping[str, Any]]:
+    def _refined(self, journal: AnyJournal, failed: Set[str]) -> Iterator[Mapping[str, Any] | None]:
+        """What takes the place of each entry; None where it stays."""
         keys = {index: key for key in self._ids for index in self._results.by_image[key]}
         image, at_hand = "", []  # entries of an image mostly stand together
         used: Counter[str] = Counter()
-        for index, record in self._results.records.items():
+        for index in self._results.records:
             key = keys.get(index)
             if key is None or key in failed:
-                yield record
+                yield None
                 continue
             if key != image:
                 image, at_hand = key, journal.read(key)["records"]
-            new = at_hand[used[key]]
+            yield at_hand[used[key]]
             used[key] += 1
-            yield record if new is None else new
 
     def _find(self, key: str) -> tuple[Path, str]:
         """The image of an id, and what was guessed to find it."""

@@ -11,15 +11,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from bpr.pipeline.formats import polygons, rle
+from bpr.pipeline.formats import json_text, polygons, rle
 from bpr.pipeline.formats.left_object import LeftObject
-from bpr.pipeline.formats.text import kind_of, load_json, short
+from bpr.pipeline.formats.text import decode_text, encode_pieces_like, kind_of, load_json, short
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size
 
 ImageId = str
 """An id as text: ids of any type are names, and 1, 1.0 and "1" are one name."""
 
 CROWD = "a crowd (iscrowd): --include-crowds refines it"
+_OF_MASKS = ("segmentation", "bbox", "area")  # fields of a record that follow its mask
 NO_MASK = "without a mask"
 
 
@@ -317,18 +318,38 @@ def detected_record(image_id: Any, instance: Instance) -> dict[str, Any]:
     }
 
 
-def encode_results(
-    records: Iterable[Mapping[str, Any]], data_set: Mapping[str, Any] | None = None
-) -> Iterator[str]:
-    """The text of a results json, a record at a time, or that of a data set with its labels."""
-    opening, closing = "[", "\n]\n"
-    if data_set is not None:
-        opening = f'{json.dumps(dict(data_set))[:-1]}, "annotations": ['
-        closing = "\n]}\n"
-    yield opening
+def encode_results(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The text of a results json, a record at a time."""
+    yield "["
     for index, record in enumerate(records):
         yield ("\n" if index == 0 else ",\n") + json.dumps(record)
-    yield closing
+    yield "\n]\n"
+
+
+def encode_refined(
+    path: Path, refined: Iterable[Mapping[str, Any] | None], is_data_set: bool
+) -> Iterator[bytes]:
+    """A json with other masks, every other byte as it was.
+
+    Args:
+        path: of the json, results or labels.
+        refined: for each entry, in order, what `refined_record` gave; None where it stays.
+        is_data_set: whether the json is a data set with labels.
+    """
+    content = path.read_bytes()
+    text = decode_text(content)
+    start = json_text.root_of(text)
+    if is_data_set:
+        start = json_text.members(text, start)["annotations"][0]
+
+    def changes() -> Iterator[tuple[json_text.Span, str]]:
+        for (begin, end), record in zip(json_text.items(text, start), refined, strict=True):
+            if record is not None:
+                before = json.loads(text[begin:end])
+                new = {k: record[k] for k in _OF_MASKS if k in record and record[k] != before[k]}
+                yield from json_text.changed_members(text, begin, new)
+
+    return encode_pieces_like(json_text.splice(text, changes()), content)
 
 
 def _label(record: Mapping[str, Any], labels: Mapping[str, int]) -> int:

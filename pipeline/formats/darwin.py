@@ -120,7 +120,7 @@ def encode(
         tolerance: how far in pixels a path may be from the mask's outline.
     """
     text = decode_text(file.original)
-    root, _ = json_text.value_span(text)
+    root = json_text.root_of(text)
     spans = list(json_text.items(text, json_text.members(text, root)["annotations"][0]))
     changes = []
     new = {index: mask for index, mask in changed.items() if not mask.is_empty}

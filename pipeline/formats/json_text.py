@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from json.decoder import WHITESPACE, JSONDecodeError, scanstring  # type: ignore[attr-defined]
+from itertools import islice
+from json.decoder import WHITESPACE, scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 Span = tuple[int, int]
@@ -13,10 +14,9 @@ Span = tuple[int, int]
 _decode = json.JSONDecoder().raw_decode
 
 
-def value_span(text: str) -> Span:
-    """The span of the only value of a text, which must be json."""
-    start = _skip(text, 0)
-    return start, _decode(text, start)[1]
+def root_of(text: str) -> int:
+    """Where the only value of a text begins."""
+    return _skip(text, 0)
 
 
 def members(text: str, start: int) -> dict[str, Span]:
@@ -56,14 +56,14 @@ def find(text: str, path: Iterable[str | int]) -> Span:
     Raises:
         KeyError: there is none.
     """
-    begin, end = value_span(text)
+    begin, end = root_of(text), len(text)
     for step in path:
         try:
             if isinstance(step, str):
                 begin, end = members(text, begin)[step]
             else:
-                begin, end = list(items(text, begin))[step]
-        except (JSONDecodeError, IndexError):
+                begin, end = next(islice(items(text, begin), step, None))
+        except StopIteration:
             raise KeyError(step) from None
     return begin, end
 

@@ -130,18 +130,46 @@ def connected_parts(
     return masks
 
 
-def instances_of(values: Values, is_palette: bool = False) -> MapObjects:
-    """The instances of a map by the rules of `values_of_map`.
+def instances_of(values: Values) -> MapObjects:
+    """The instances of what is known to be an instance map: of 8 bits, 255 is void.
 
     Args:
         values: (H, W), from `read_instance_map`.
-        is_palette: whether they are palette indices.
     """
     found = np.unique(values).tolist()
-    meaning = values_of_map(found, values.dtype == np.uint8, is_palette)
-    masks = tuple((value, Mask.from_array(values == value)) for value in meaning.objects)
+    meaning = values_of_map(found, values.dtype == np.uint8, True)
+    objects = set(meaning.objects)
+    masks = tuple((value, mask) for value, mask in split_instances(values) if value in objects)
     is_void = np.isin(values, list(meaning.void))
     return MapObjects(values, masks, is_void, None if meaning.stuff else 0)
+
+
+def split_instances(values: Values) -> list[tuple[int, Mask]]:
+    """Each value of a map but 0, in order, with the mask of its pixels.
+
+    The time follows the map and the instances' windows, not their product.
+    """
+    if values.size == 0:
+        return []
+    ys, xs = np.nonzero(values)
+    found = values[ys, xs].astype(np.int64)
+    order = np.argsort(found, kind="stable")
+    found, ys, xs = found[order], ys[order], xs[order]
+    starts = np.flatnonzero(np.diff(found, prepend=found[:1] - 1))
+    if starts.size == 0:
+        return []
+    size = (values.shape[0], values.shape[1])
+    x0s, x1s = np.minimum.reduceat(xs, starts), np.maximum.reduceat(xs, starts) + 1
+    ends = np.append(starts[1:], len(ys)) - 1
+    instances = []
+    # rows come in order, columns do not
+    for value, x0, y0, x1, y1 in zip(
+        found[starts].tolist(), x0s.tolist(), ys[starts].tolist(), x1s.tolist(),
+        (ys[ends] + 1).tolist(), strict=True,
+    ):  # fmt: skip
+        bitmap = values[y0:y1, x0:x1] == value
+        instances.append((value, Mask(bitmap, (x0, y0, x1, y1), size)))
+    return instances
 
 
 def looks_like_label_map(values: Values, is_palette: bool) -> bool:

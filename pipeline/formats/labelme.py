@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bpr.pipeline.formats import polygons
+from bpr.pipeline.formats import json_text, polygons
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import NamedFile, encode_mask, read_mask
 from bpr.pipeline.formats.left_object import LeftObject
-from bpr.pipeline.formats.text import encode_like, kind_of, load_json, short
+from bpr.pipeline.formats.text import decode_text, encode_like, kind_of, load_json, short
 from bpr.pipeline.instance import BoolArray, Instance, Mask, Size
 
 _FAR = 10  # times the image's size; no shape comes near it
@@ -163,7 +162,7 @@ def encode(
     shapes = file.content["shapes"]
     known = [s.get("group_id") for s in shapes if isinstance(s, dict)]
     next_group = max((group for group in known if type(group) is int), default=-1) + 1
-    new: dict[int, list[Mapping[str, Any]]] = {}  # position -> what takes its place
+    new: dict[int, list[dict[str, Any]]] = {}  # position -> the fields of what takes its place
     holes = 0
     for number, mask in changed.items():
         group = file.groups[number]
@@ -171,13 +170,11 @@ def encode(
             continue
         first = shapes[group[0]]
         if shape_type(first) == "mask":
-            new[group[0]] = [{**first, **_mask_fields(mask)}]
+            new[group[0]] = [_mask_fields(mask)]
             continue
         outlines = polygons.trace_pixels(mask, tolerance)
         holes += outlines.num_holes
-        parts: list[Mapping[str, Any]] = [
-            {**first, "points": points.tolist()} for points in outlines.parts
-        ]
+        parts: list[dict[str, Any]] = [{"points": points.tolist()} for points in outlines.parts]
         if len(parts) > 1 and first.get("group_id") is None:
             parts = [{**part, "group_id": next_group} for part in parts]
             next_group += 1
@@ -185,9 +182,30 @@ def encode(
         new.update({index: [] for index in group[1:]})
     if not new:
         return file.original, []
-    written = [part for index, shape in enumerate(shapes) for part in new.get(index, [shape])]
-    text = json.dumps({**file.content, "shapes": written}, ensure_ascii=False, indent=2)
+    text = _with_shapes(decode_text(file.original), new)
     return encode_like(text, file.original), polygons.describe_loss(holes)
+
+
+def _with_shapes(text: str, new: Mapping[int, Sequence[dict[str, Any]]]) -> str:
+    """A json in which some shapes have other fields, or are several, or gone."""
+    start = json_text.members(text, json_text.root_of(text))["shapes"][0]
+    spans = list(json_text.items(text, start))
+
+    def shape(index: int, fields: dict[str, Any]) -> str:
+        begin, end = spans[index]
+        own = text[begin:end]
+        return "".join(json_text.splice(own, json_text.changed_members(own, 0, fields)))
+
+    written = [
+        part
+        for index, (begin, end) in enumerate(spans)
+        for part in ([shape(index, f) for f in new[index]] if index in new else [text[begin:end]])
+    ]
+    between = text[spans[0][1] : spans[1][0]] if len(spans) > 1 else ", "
+    if all(len(parts) == 1 for parts in new.values()):  # each gap as it was
+        changes = [(spans[index], shape(index, parts[0])) for index, parts in new.items()]
+        return "".join(json_text.splice(text, sorted(changes)))
+    return text[: spans[0][0]] + between.join(written) + text[spans[-1][1] :]
 
 
 def _wrong_points(points: Any, least: int) -> str:

@@ -108,7 +108,7 @@ def encode(
         tolerance: how far in pixels a polygon may be from the mask's outline.
     """
     text = decode_text(file.original)
-    root, _ = json_text.value_span(text)
+    root = json_text.root_of(text)
     spans = list(json_text.items(text, json_text.members(text, root)["objects"][0]))
     changes, joined = [], 0
     for index, mask in changed.items():

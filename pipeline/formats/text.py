@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def encode_like(text: str, content: bytes) -> bytes:
     """Text in the encoding of another file's content, with its byte-order mark."""
     mark, encoding = _mark_of(content)
     return mark + text.encode(encoding, "surrogatepass")
+
+
+def encode_pieces_like(pieces: Iterable[str], content: bytes) -> Iterator[bytes]:
+    """As `encode_like`, of a text in pieces."""
+    mark, encoding = _mark_of(content)
+    yield mark
+    for piece in pieces:
+        yield piece.encode(encoding, "surrogatepass")
 
 
 def _mark_of(content: bytes) -> tuple[bytes, str]:

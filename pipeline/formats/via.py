@@ -88,7 +88,7 @@ class ViaFile:
         """The file with other points, by position."""
         content = self.path.read_bytes()
         text = decode_text(content)
-        root, _ = json_text.value_span(text)
+        root = json_text.root_of(text)
         images = json_text.members(text, root)
         if _METADATA in images:
             images = json_text.members(text, images[_METADATA][0])

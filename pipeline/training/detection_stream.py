@@ -16,6 +16,7 @@ from bpr.pipeline.datasets.coco_keypoints import Keypoints
 from bpr.pipeline.datasets.ground_truth import Annotation, GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.photographs import find_photograph, read_photograph
+from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.instance import Float32Array, Float64Array, UInt8Array
 
 MAX_TRIES = 1000  # images drawn in a row without an object
@@ -30,6 +31,7 @@ class PhotographWithObjects:
 
     pixels: UInt8Array  # (H, W, 3) RGB
     objects: tuple[Annotation, ...]  # labels are the data set's
+    left: tuple[LeftObject, ...] = ()  # annotations that cannot be read
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ class DetectionSource:
                 f"ground truth of {key}: expected labels of its categories, got {listed}"
             )
         objects = tuple(item for item in truth.objects if not item.mask.is_empty)
-        return PhotographWithObjects(pixels, objects)
+        return PhotographWithObjects(pixels, objects, truth.left)
 
 
 Target = dict[str, Any]

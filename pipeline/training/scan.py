@@ -59,7 +59,9 @@ def look(source: DetectionSource, key: str) -> tuple[list[str], list[int]]:
         photograph = source.read(key)
     except ValueError as error:
         return [str(error)], []
-    return [], sorted({item.label for item in photograph.objects})
+    (file, *_) = source.truth.files(key)
+    wrong = [f"{file}, {one.name}: {one.reason}" for one in photograph.left if one.is_damaged]
+    return wrong, sorted({item.label for item in photograph.objects})
 
 
 def scan(

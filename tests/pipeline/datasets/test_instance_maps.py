@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from bpr.pipeline.datasets.instance_maps import split_instances
+from bpr.pipeline.formats.label_maps import split_instances
 from tests.strategies import quick
 
 
