@@ -65,7 +65,7 @@ class SegmentMapsJob:
         refuse_to_overwrite([out, self.report], [self.source])
         if self._png_out.resolve() in (self._pngs.resolve(), images.resolve()):
             raise ValueError(f"{out}: expected another folder for the PNGs than {self._png_out}")
-        self._index = ImageIndex(images, without=self._pngs)
+        self._index = ImageIndex(images, without=own if own.is_dir() else None)
 
     @property
     def remarks(self) -> Sequence[str]:

@@ -77,8 +77,9 @@ class MapObjects:
             part = owner[y0:y1, x0:x1]
             part[mask.bitmap & ((part == 0) | (before[y0:y1, x0:x1] == number))] = number
         owner[self.is_void] = 0
-        for number in set(range(1, len(refined) + 1)).difference(np.unique(owner).tolist()):
-            owner[before == number] = number
+        numbers = set(np.unique(before[~self.is_void]).tolist()) - {0}
+        while vanished := numbers.difference(np.unique(owner).tolist()):
+            owner = np.where(np.isin(before, list(vanished)), before, owner)
         of_number = np.array([0, *(value for value, _ in self.objects)], self.values.dtype)
         new = np.where(owner > 0, of_number[owner], self.values)
         lost = (before > 0) & (owner == 0)
