@@ -23,7 +23,6 @@ from bpr.pipeline.evaluation.coco_ap import (
     coco_ap,
     lvis_ap,
 )
-from bpr.pipeline.evaluation.error_types import ErrorCounts, error_types
 from bpr.pipeline.evaluation.keypoint_ap import has_keypoints, keypoint_ap, keypoint_record
 from bpr.pipeline.evaluation.matching import MatchSettings, match
 from bpr.pipeline.evaluation.pixel_accuracy import (
@@ -41,7 +40,6 @@ class Averages:
     values: Mapping[str, float]
     by_label: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of each measure that knows categories: by category name."""
-    errors: ErrorCounts = field(default_factory=ErrorCounts)
     accuracy: PixelAccuracy | None = None  # mean over the objects found
 
 
@@ -69,7 +67,6 @@ class AveragePrecisions:
         self._ratio = boundary_ratio
         self._records = CocoRecords(class_agnostic)
         self._matching = MatchSettings(class_agnostic=class_agnostic)
-        self._errors = ErrorCounts()
         self._accuracies: list[PixelAccuracy] = []
         self._keypoints: list[dict[str, Any]] = []
         self._cityscapes: tuple[CityscapesAp, CityscapesAp] | None = None
@@ -100,7 +97,6 @@ class AveragePrecisions:
         as_read: bool = True,
     ) -> None:
         """Note the instances of an image, as they were read or with other masks."""
-        self._errors += error_types(truth, prediction, self._matching.class_agnostic)
         self._accuracies += [
             pixel_accuracy(found.instance.mask, found.annotation.mask, truth.ignore)
             for found in match(truth, prediction, self._matching).matches
@@ -125,11 +121,7 @@ class AveragePrecisions:
             if has_keypoints(dataset):
                 values = {**found.values, **keypoint_ap(dataset, self._keypoints)}
                 found = replace(found, values=values)
-        return replace(
-            found,
-            errors=self._errors,
-            accuracy=mean_accuracy(self._accuracies),
-        )
+        return replace(found, accuracy=mean_accuracy(self._accuracies))
 
     def _precisions(self, truths: Truths) -> Averages:
         if self._cityscapes is not None:

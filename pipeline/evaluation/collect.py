@@ -13,11 +13,17 @@ from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.evaluation.average_precision import AveragePrecisions
 from bpr.pipeline.evaluation.ceiling import ceiling
 from bpr.pipeline.evaluation.comparison import ScoreTable
+from bpr.pipeline.evaluation.error_types import (
+    DUPLICATE,
+    ErrorCounts,
+    ImageErrors,
+    find_errors,
+)
 from bpr.pipeline.evaluation.inputs import AFTER, CEILING, EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import Match, Matching, match
 from bpr.pipeline.evaluation.outlines import Outlined, outline_masks
 from bpr.pipeline.evaluation.overlaps import Overlap, overlap, total
-from bpr.pipeline.evaluation.result import FalseInstance, LeftOut, ObjectInfo, Picture, RunResult
+from bpr.pipeline.evaluation.result import LeftOut, ObjectInfo, Picture, RunResult, WrongInstance
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, Scores, score
 from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array
 from bpr.pipeline.metrics import mask_iou
@@ -44,6 +50,7 @@ class _Row:
     num_instances: int = 0
     num_false: int = 0
     overlap: Overlap = field(default_factory=Overlap)
+    errors: ErrorCounts = field(default_factory=ErrorCounts)
     seconds: float = 0.0
     precisions: AveragePrecisions | None = None
 
@@ -63,7 +70,8 @@ class Collected:
         self.gains = _Largest(settings.num_pictures)
         self.losses = _Largest(settings.num_pictures)
         self.outlines: list[Outlined | None] = []
-        self.false: list[FalseInstance] = []
+        self.object_errors: list[str | None] = []
+        self.wrong: list[WrongInstance] = []
         self._labels: set[int] = set()
         self._truth_records = AveragePrecisions.truth_records(inputs.truth, settings.matching)
         self._rows = {name: _Row() for name in inputs.runs()}
@@ -111,6 +119,8 @@ class Collected:
             row.num_instances += len(refined.instances)
             row.num_false += own.num_false
             row.overlap = total([row.overlap, overlap(refined)])
+            errors = find_errors(truth, refined, matching.class_agnostic)
+            row.errors += errors.counts
             row.seconds += seconds
             if row.precisions is not None:
                 as_read = name in (inputs.base, AFTER)
@@ -119,7 +129,8 @@ class Collected:
                 self._remember(item.key, first, in_base, held, truth)
             if name == (inputs.focus or inputs.base):
                 self._draw(in_base, held, truth)
-                self.false += _false_instances(item.key, own.false, base, refined)
+                self.object_errors += errors.objects
+                self.wrong += _wrong_instances(item.key, own.false, errors, base, refined)
 
     def check_labels(self) -> None:
         """Check that predictions and ground truth have a category in common.
@@ -147,6 +158,7 @@ class Collected:
             num_instances=row.num_instances,
             num_false=row.num_false,
             overlap=row.overlap,
+            errors=row.errors,
             seconds=row.seconds if name in self._inputs.methods else None,
             averages=precisions.averages(self._truth_records) if precisions is not None else None,
         )
@@ -226,19 +238,23 @@ class _Largest:
         return tuple(entry[2] for entry in sorted(self._heap, key=lambda e: e[:2], reverse=True))
 
 
-def _false_instances(
-    key: str, indices: Sequence[int], base: Prediction, refined: Prediction
-) -> Iterator[FalseInstance]:
+def _wrong_instances(
+    key: str, false: Sequence[int], errors: ImageErrors, base: Prediction, refined: Prediction
+) -> Iterator[WrongInstance]:
     same = _are_the_same(base, refined)
-    for index in indices:
+    for index, error in enumerate(errors.instances):
+        if index not in false and error != DUPLICATE:
+            continue
         instance = refined.instances[index]
         masks = [base.instances[index].mask if same else None, instance.mask, None]
-        yield FalseInstance(
+        yield WrongInstance(
             image=key,
             index=index,
             label=instance.label,
             score=instance.score,
             area=instance.mask.area,
+            is_duplicate=index not in false,
+            error=error,
             outlined=outline_masks(masks, refined.size),
         )
 

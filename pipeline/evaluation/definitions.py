@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bpr.pipeline.evaluation.error_types import FOUND, TOUCHED
 from bpr.pipeline.evaluation.result import Evaluation
 from bpr.pipeline.evaluation.scores import MEDIUM, SMALL
 
@@ -45,6 +46,12 @@ def definitions(evaluation: Evaluation) -> dict[str, str]:
         "belong to at least one; over all instances, also to those of no object.",
         "missed, false": "Missed: an object without a positive prediction. False: an instance that "
         "is positive for no object and does not lie mostly in a crowd or in ignored pixels.",
+        "errors by kind": "As TIDE sorts them (Bolya et al., ECCV 2020): an instance with mask IoU "
+        f"{FOUND:g} or more is in the right place, from {TOUCHED:g} on it is near an object. Wrong "
+        "category: right place, another category. Poor localisation: near an object of its "
+        "category. Duplicate: an instance with a higher score has the object. Background: near no "
+        "object. Missed: an object that no instance has and no error above explains. Instances of "
+        "every score count.",
         "size": f"By pixels of the object in the ground truth: small below {SMALL}, medium below "
         f"{MEDIUM}, large above (COCO's borders).",
         "improved, worse": "Boundary IoU changed by more than "

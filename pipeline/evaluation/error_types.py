@@ -7,16 +7,30 @@ category in a poor place) counts as `location_and_category`.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage
+from bpr.pipeline.evaluation.matching import MatchSettings, is_excused
 from bpr.pipeline.instance import Prediction
-from bpr.pipeline.metrics import area, intersection, mask_iou
+from bpr.pipeline.metrics import mask_iou
 
 FOUND, TOUCHED = 0.5, 0.1
 """Mask IoU from which an instance is in the right place, and from which it is near an object."""
+
+CATEGORY, LOCATION, DUPLICATE = "category", "location", "duplicate"
+LOCATION_AND_CATEGORY, BACKGROUND, MISSED = "location_and_category", "background", "missed"
+TITLES = {
+    CATEGORY: "wrong category",
+    LOCATION: "poor localisation",
+    LOCATION_AND_CATEGORY: "wrong category, poor localisation",
+    DUPLICATE: "duplicate",
+    BACKGROUND: "background",
+    MISSED: "missed",
+}
+"""What readers see of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,69 +49,69 @@ class ErrorCounts:
         return ErrorCounts(**dict(zip(self.__dataclass_fields__, sums, strict=True)))
 
 
-def error_types(
+@dataclass(frozen=True)
+class ImageErrors:
+    """The errors of one image."""
+
+    instances: tuple[str | None, ...]
+    """Kind of each instance, a key of `TITLES`; None: it is right, or excused."""
+    objects: tuple[str | None, ...]
+    """Of each object without an instance: the kind of error that explains it, or `MISSED`."""
+
+    @property
+    def counts(self) -> ErrorCounts:
+        """Each error once: objects that an instance's error explains do not count again."""
+        kinds = Counter(kind for kind in self.instances if kind)
+        return ErrorCounts(**kinds, missed=self.objects.count(MISSED))
+
+
+def find_errors(
     truth: AnnotatedImage, prediction: Prediction, class_agnostic: bool = False
-) -> ErrorCounts:
+) -> ImageErrors:
     """Sort the errors of one image.
 
-    Instances of which more than half is ignored or in a crowd are no errors.
+    Instances of which more than half is ignored, or in a crowd of their category, are no errors.
 
     Args:
         truth: objects of the image.
         prediction: of the image.
         class_agnostic: whether all categories count as one.
     """
-    objects = truth.objects
-    order = sorted(
-        range(len(prediction.instances)), key=lambda index: -prediction.instances[index].score
-    )
+    objects, instances = truth.objects, prediction.instances
+    settings = MatchSettings(FOUND, class_agnostic)
+    shape = (len(instances), len(objects))
     ious = np.array(
-        [
-            [
-                mask_iou(prediction.instances[index].mask, item.mask, truth.ignore)
-                for item in objects
-            ]
-            for index in order
-        ],
+        [[mask_iou(one.mask, item.mask, truth.ignore) for item in objects] for one in instances],
         np.float64,
-    ).reshape(len(order), len(objects))
+    ).reshape(shape)
     same = np.array(
-        [
-            [class_agnostic or prediction.instances[index].label == item.label for item in objects]
-            for index in order
-        ],
+        [[class_agnostic or one.label == item.label for item in objects] for one in instances],
         np.bool_,
-    ).reshape(ious.shape)
+    ).reshape(shape)
     taken = np.zeros(len(objects), np.bool_)
-    explained = np.zeros(len(objects), np.bool_)
-    counts = dict.fromkeys(ErrorCounts.__dataclass_fields__, 0)
-    for row, index in enumerate(order):
-        own = np.where(same[row], ious[row], 0.0)
-        other = np.where(same[row], 0.0, ious[row])
+    of_objects: list[str | None] = [MISSED] * len(objects)
+    of_instances: list[str | None] = [None] * len(instances)
+    for index in sorted(range(len(instances)), key=lambda index: -instances[index].score):
+        own = np.where(same[index], ious[index], 0.0)
+        other = np.where(same[index], 0.0, ious[index])
         free = np.where(taken, 0.0, own)
         if len(objects) and free.max() >= FOUND:
             taken[free.argmax()] = True
-        elif _is_excused(truth, prediction, index):
+        elif is_excused(instances[index], truth, settings):
             continue
         elif len(objects) and own.max() >= FOUND:
-            counts["duplicate"] += 1
+            of_instances[index] = DUPLICATE
         elif len(objects) and other.max() >= FOUND:
-            counts["category"] += 1
-            explained[other.argmax()] = True
+            of_instances[index] = CATEGORY
+            of_objects[other.argmax()] = CATEGORY
         elif len(objects) and own.max() >= TOUCHED:
-            counts["location"] += 1
-            explained[own.argmax()] = True
+            of_instances[index] = LOCATION
+            of_objects[own.argmax()] = LOCATION
         elif len(objects) and other.max() >= TOUCHED:
-            counts["location_and_category"] += 1
+            of_instances[index] = LOCATION_AND_CATEGORY
         else:
-            counts["background"] += 1
-    counts["missed"] = int((~taken & ~explained).sum())
-    return ErrorCounts(**counts)
-
-
-def _is_excused(truth: AnnotatedImage, prediction: Prediction, index: int) -> bool:
-    mask = prediction.instances[index].mask
-    if 2 * (mask.area - area(mask, truth.ignore)) >= mask.area:
-        return True
-    crowds = (item.mask for item in truth.annotations if item.is_crowd)
-    return any(2 * intersection(mask, crowd) > mask.area for crowd in crowds)
+            of_instances[index] = BACKGROUND
+    return ImageErrors(
+        tuple(of_instances),
+        tuple(None if has else kind for has, kind in zip(taken, of_objects, strict=True)),
+    )

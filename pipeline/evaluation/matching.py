@@ -83,13 +83,16 @@ def match(truth: AnnotatedImage, prediction: Prediction, settings: MatchSettings
     false = tuple(
         index
         for index, instance in enumerate(prediction.instances)
-        if not positive[index] and not _is_excused(instance, truth, settings)
+        if not positive[index] and not is_excused(instance, truth, settings)
     )
     return Matching(matches, false)
 
 
-def _is_excused(instance: Instance, truth: AnnotatedImage, settings: MatchSettings) -> bool:
-    """More than half of an instance is in one crowd of its label, or ignored; or it is empty."""
+def is_excused(instance: Instance, truth: AnnotatedImage, settings: MatchSettings) -> bool:
+    """Whether more than half of an instance is in one crowd of its label, or ignored.
+
+    An empty instance is excused too.
+    """
     total = instance.mask.area
     if 2 * (total - area(instance.mask, truth.ignore)) >= total:
         return True

@@ -1,4 +1,4 @@
-"""Every object and every false instance as one row: for the table of the page, and as CSV."""
+"""Every object and every wrong instance as one row: for the table of the page, and as CSV."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bpr.pipeline.evaluation.comparison import BOUNDARY_IOU, is_found, states
+from bpr.pipeline.evaluation.error_types import TITLES
 from bpr.pipeline.evaluation.outlines import Outlined
 from bpr.pipeline.evaluation.report import category_name
 from bpr.pipeline.evaluation.result import Evaluation, RunResult
@@ -27,15 +28,16 @@ class Row:
     name: str  # annotation id, or number of the instance
     category: str
     area: int  # px, in the ground truth; of the instance if it is false
-    state: str  # see `comparison.states`; "found"; "false"
-    score: float | None  # confidence of a false instance
+    state: str  # see `comparison.states`; "found"; "false"; "duplicate"
+    error: str  # a value of `error_types.TITLES`; "": none
+    score: float | None  # confidence of a wrong instance
     scores: tuple[tuple[float, ...] | None, ...]  # by run, in the order of SCORE_NAMES
     outlined: Outlined | None  # before, after, ground truth
 
     @property
     def importance(self) -> float:
-        """How much a reader wants to see it: large changes, missed and false ones first."""
-        if self.state in ("missed", "false", "gained", "lost"):
+        """How much a reader wants to see it: large changes, missed and wrong ones first."""
+        if self.state in ("missed", "false", "duplicate", "gained", "lost"):
             return 1.0
         before, after = self.scores[0], self.scores[-1]
         if before is None or after is None:
@@ -51,7 +53,7 @@ def shown_runs(evaluation: Evaluation) -> tuple[RunResult, ...]:
 
 
 def object_rows(evaluation: Evaluation, runs: Sequence[RunResult]) -> list[Row]:
-    """A row per object in the order of the ground truth, then a row per false instance.
+    """A row per object in the order of the ground truth, then a row per wrong instance.
 
     Args:
         evaluation: from `evaluate`.
@@ -68,6 +70,7 @@ def object_rows(evaluation: Evaluation, runs: Sequence[RunResult]) -> list[Row]:
                 category=category_name(evaluation, item.label),
                 area=item.area,
                 state=state,
+                error=TITLES.get(evaluation.object_errors[index] or "", ""),
                 score=None,
                 scores=tuple(_scores(run, index) for run in runs),
                 outlined=evaluation.outlines[index],
@@ -79,12 +82,13 @@ def object_rows(evaluation: Evaluation, runs: Sequence[RunResult]) -> list[Row]:
             name=f"instance {found.index}",
             category=category_name(evaluation, found.label),
             area=found.area,
-            state="false",
+            state="duplicate" if found.is_duplicate else "false",
+            error=TITLES.get(found.error or "", ""),
             score=found.score,
             scores=(None,) * len(runs),
             outlined=found.outlined,
         )
-        for found in evaluation.false
+        for found in evaluation.wrong
     ]
 
 
@@ -105,7 +109,7 @@ def objects_csv(evaluation: Evaluation) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [f"{run.name} {score}" for run in evaluation.runs for score in SCORE_NAMES]
-    writer.writerow(["image", "object", "category", "pixels", "state", "score", *names])
+    writer.writerow(["image", "object", "category", "pixels", "state", "error", "score", *names])
     for row in object_rows(evaluation, evaluation.runs):
         values = [
             "" if scores is None else f"{scores[column]:.5f}"
@@ -113,7 +117,7 @@ def objects_csv(evaluation: Evaluation) -> str:
             for column in range(len(SCORE_NAMES))
         ]
         score = "" if row.score is None else f"{row.score:g}"
-        cells = [row.image, row.name, row.category, str(row.area), row.state, score]
+        cells = [row.image, row.name, row.category, str(row.area), row.state, row.error, score]
         writer.writerow([*map(_harmless, cells), *values])
     return out.getvalue()
 
@@ -126,7 +130,7 @@ def _harmless(cell: str) -> str:
 def table_columns(runs: Sequence[RunResult]) -> list[dict[str, Any]]:
     """Columns of the page's table: title, and "text", "number", "percent" or "change"."""
     columns = [("image", "text"), ("object", "text"), ("category", "text"), ("pixels", "number")]
-    columns += [("state", "text")]
+    columns += [("state", "text"), ("error", "text")]
     for name in SHOWN:
         title = SCORE_TITLES[name]
         columns += [(f"{title} {run.name}" if len(runs) > 1 else title, "percent") for run in runs]
@@ -139,6 +143,7 @@ def table_cells(row: Row) -> list[str | float | None]:
     """The cells of a row in the order of the columns; shares with four digits."""
     name = row.name if row.score is None else f"{row.name}, score {row.score:.2f}"
     cells: list[str | float | None] = [row.image, name, row.category, row.area, row.state]
+    cells.append(row.error or None)
     for score in SHOWN:
         column = SCORE_NAMES.index(score)
         values = [None if scores is None else scores[column] for scores in row.scores]

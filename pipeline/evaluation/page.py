@@ -132,6 +132,7 @@ def render_page(report: Json, evaluation: Evaluation, images: ImageIndex | None)
         has_images=images is not None,
         objects_title="All objects",
         has_csv=True,
+        has_errors=True,
         objects_note=_objects_note(rows, len(views.json)),
     )
 
@@ -148,13 +149,15 @@ def _views(rows: Sequence[Row]) -> list[View]:
 
 
 def _objects_note(rows: Sequence[Row], num_views: int) -> str:
-    false = sum(row.state == "false" for row in rows)
+    false, duplicate = (sum(row.state == s for row in rows) for s in ("false", "duplicate"))
     text = (
-        f"{len(rows) - false} objects of the ground truth and {false} predicted instances that "
-        'belong to no object (state "false"). Click a column to sort, a picture to enlarge it.'
+        f"{len(rows) - false - duplicate} objects of the ground truth, {false} predicted instances "
+        f'that belong to no object (state "false") and {duplicate} duplicates. An object without '
+        "an instance has the kind of the error that explains it. Click a column to sort, a picture "
+        "to enlarge it."
     )
     if num_views < sum(row.outlined is not None for row in rows):
-        text += f" Pictures: the {num_views} rows that changed most, missed and false ones first."
+        text += f" Pictures: the {num_views} rows that changed most, missed and wrong ones first."
     return text
 
 

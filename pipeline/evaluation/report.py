@@ -27,7 +27,7 @@ from bpr.pipeline.evaluation.comparison import (
 )
 from bpr.pipeline.evaluation.definitions import definitions
 from bpr.pipeline.evaluation.inputs import CEILING
-from bpr.pipeline.evaluation.result import Evaluation, ObjectInfo, RunResult
+from bpr.pipeline.evaluation.result import Evaluation, ObjectInfo, RunResult, WrongInstance
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, SIZE_CLASSES
 from bpr.pipeline.instance import BoolArray
 
@@ -83,14 +83,10 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
                 _instance(evaluation, index, item) for index, item in enumerate(evaluation.objects)
             ],
             "false_instances": [
-                {
-                    "image": item.image,
-                    "index": item.index,
-                    "category": category_name(evaluation, item.label),
-                    "score": item.score,
-                    "area": item.area,
-                }
-                for item in evaluation.false
+                _wrong(evaluation, item) for item in evaluation.wrong if not item.is_duplicate
+            ],
+            "duplicates": [
+                _wrong(evaluation, item) for item in evaluation.wrong if item.is_duplicate
             ],
         }
     )
@@ -131,7 +127,8 @@ def _run(evaluation: Evaluation, run: RunResult, bootstrap: ImageBootstrap) -> J
         }
         if run.averages
         else {},
-        **_kinds(run),
+        "errors": asdict(run.errors),
+        **_accuracy(run),
         "overlap": {**asdict(run.overlap), "share": run.overlap.share},
         "groups": _groups(evaluation, run.scores, bootstrap),
     }
@@ -155,11 +152,11 @@ def _run(evaluation: Evaluation, run: RunResult, bootstrap: ImageBootstrap) -> J
     return content
 
 
-def _kinds(run: RunResult) -> Json:
-    """Errors by kind, and the share of right pixels near outlines and away from them."""
+def _accuracy(run: RunResult) -> Json:
+    """The share of right pixels near outlines and away from them."""
     if run.averages is None or run.averages.accuracy is None:
         return {}
-    return {"errors": asdict(run.averages.errors), "pixel_accuracy": asdict(run.averages.accuracy)}
+    return {"pixel_accuracy": asdict(run.averages.accuracy)}
 
 
 def _groups(evaluation: Evaluation, scores: ScoreTable, bootstrap: ImageBootstrap) -> Json:
@@ -248,11 +245,23 @@ def _instance(
         "size": item.size,
     }
     if with_scores:
+        content["error"] = evaluation.object_errors[index]
         content["scores"] = {
             run.name: None if np.isnan(run.scores[index]).all() else _named(run.scores[index])
             for run in evaluation.runs
         }
     return content
+
+
+def _wrong(evaluation: Evaluation, item: WrongInstance) -> Json:
+    return {
+        "image": item.image,
+        "index": item.index,
+        "category": category_name(evaluation, item.label),
+        "score": item.score,
+        "area": item.area,
+        "error": item.error,
+    }
 
 
 def _means(scores: ScoreTable) -> ScoreTable:

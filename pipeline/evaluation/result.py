@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bpr.pipeline.datasets.precision_rules import PrecisionRules
 from bpr.pipeline.evaluation.average_precision import Averages
 from bpr.pipeline.evaluation.comparison import ScoreTable
+from bpr.pipeline.evaluation.error_types import ErrorCounts
 from bpr.pipeline.evaluation.inputs import EvaluationSettings
 from bpr.pipeline.evaluation.outlines import Outlined
 from bpr.pipeline.evaluation.overlaps import Overlap
@@ -31,14 +32,16 @@ class ObjectInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FalseInstance:
-    """A predicted instance that belongs to no object."""
+class WrongInstance:
+    """A predicted instance that belongs to no object, or whose object has a surer instance."""
 
     image: str
     index: int  # in its prediction, from 0
     label: int
     score: float
     area: int  # px
+    is_duplicate: bool
+    error: str | None  # kind, see `error_types.TITLES`; None: only where positive_iou is not 0.5
     outlined: Outlined | None  # before and after refinement; None: both masks are empty
 
 
@@ -52,6 +55,7 @@ class RunResult:
     num_instances: int
     num_false: int  # instances that belong to no object
     overlap: Overlap
+    errors: ErrorCounts
     seconds: float | None  # spent in the method
     averages: Averages | None
 
@@ -106,7 +110,8 @@ class Evaluation:
     gains: tuple[Picture, ...]  # largest first
     losses: tuple[Picture, ...]
     outlines: tuple[Outlined | None, ...]  # by object: before, after, ground truth; None: empty
-    false: tuple[FalseInstance, ...]  # of the focus, or of the base where there is no focus
+    object_errors: tuple[str | None, ...]  # by object: kind of error in the same run as `wrong`
+    wrong: tuple[WrongInstance, ...]  # of the focus, or of the base where there is no focus
     failures: tuple[FailedImage, ...]  # images left out of every figure
     without_prediction: tuple[str, ...]  # scored as if nothing was predicted
     without_truth: tuple[str, ...]  # predictions that nothing says anything about

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from bpr.pipeline.evaluation.error_types import TITLES
 from bpr.pipeline.evaluation.scores import SCORE_NAMES, SCORE_TITLES
 
 Json = dict[str, Any]
@@ -59,8 +60,9 @@ def all_tables(report: Json) -> list[Table]:
     precisions = precision_table(report)
     if len(precisions.head) > 1:
         tables.append(precisions)
-    if "errors" in report["runs"][0]:
-        tables.append(errors_table(report))
+    tables.append(errors_table(report))
+    if "pixel_accuracy" in report["runs"][0]:
+        tables.append(accuracy_table(report))
     focus = find_run(report, report["focus"])
     if focus is None:
         tables += [_plain_groups(report, kind) for kind in ("size", "category")]
@@ -125,18 +127,25 @@ def precision_table(report: Json) -> Table:
 
 
 def errors_table(report: Json) -> Table:
-    """Errors by kind, and right pixels near outlines and away from them, of every run."""
-    kinds = list(report["runs"][0]["errors"])
+    """Errors by kind of every run, and how many there are together."""
     rows = [
         (
             run["name"],
-            *(str(run["errors"][kind]) for kind in kinds),
-            *(percent(run["pixel_accuracy"][where]) for where in ("boundary", "away")),
+            *(str(run["errors"][kind]) for kind in TITLES),
+            str(sum(run["errors"].values())),
         )
         for run in report["runs"]
     ]
-    head = ("run", *(kind.replace("_", " ") for kind in kinds), "near outlines %", "away %")
-    return Table("Errors by kind, and right pixels", head, tuple(rows))
+    return Table("Errors by kind", ("run", *TITLES.values(), "all"), tuple(rows))
+
+
+def accuracy_table(report: Json) -> Table:
+    """Right pixels near outlines and away from them, of every run."""
+    rows = [
+        (run["name"], *(percent(run["pixel_accuracy"][where]) for where in ("boundary", "away")))
+        for run in report["runs"]
+    ]
+    return Table("Right pixels, %", ("run", "near outlines", "away from them"), tuple(rows))
 
 
 def groups_table(report: Json, focus: Json, kind: str) -> Table:

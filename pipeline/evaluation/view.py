@@ -196,6 +196,7 @@ def render_view(comparison: Comparison, names: Sequence[str], images: ImageIndex
         objects_note="Click a picture to enlarge it and to move the divider between A and B. "
         "Click a column to sort.",
         has_csv=False,
+        has_errors=False,
     )
 
 

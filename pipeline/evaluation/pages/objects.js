@@ -218,7 +218,7 @@
   });
   find("thead").append(head);
   root.querySelectorAll("select[data-column]").forEach((select) => {
-    const values = [...new Set(data.rows.map((row) => String(row[select.dataset.column])))].sort();
+    const values = [...new Set(data.rows.map((row) => row[select.dataset.column]).filter((value) => value !== null).map(String))].sort();
     select.append(...values.map((value) => make("option", { value }, value)));
     select.parentNode.hidden = values.length < 2;
     select.addEventListener("change", choose);

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.evaluation.coco_ap import lvis_ap
-from bpr.pipeline.evaluation.error_types import ErrorCounts, error_types
+from bpr.pipeline.evaluation.error_types import TITLES, ErrorCounts, find_errors
 from bpr.pipeline.evaluation.keypoint_ap import keypoint_ap
 from bpr.pipeline.evaluation.pixel_accuracy import SHARE, pixel_accuracy
 from bpr.pipeline.instance import Instance, Mask, Prediction
@@ -31,7 +31,7 @@ OBJECT = box(10, 10, 30, 30)
 def counts(*found: tuple[Mask, int, float], **options: bool) -> ErrorCounts:
     truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1),))
     instances = tuple(Instance(mask, label, score) for mask, label, score in found)
-    return error_types(truth, Prediction(SIZE, instances), **options)
+    return find_errors(truth, Prediction(SIZE, instances), **options).counts
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,27 @@ def test_an_error_has_the_kind_of_its_cause(found, expected):
     assert counts(*found) == ErrorCounts(**expected)
 
 
+def test_each_instance_and_each_object_has_its_kind():
+    truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1),))
+    found = Prediction(
+        SIZE, (Instance(box(60, 10, 80, 30), 1, 0.9), Instance(OBJECT, 2, 0.8))
+    )  # fmt: skip
+    errors = find_errors(truth, found)
+    assert errors.instances == ("background", "category")
+    assert errors.objects == ("category",)
+    assert errors.counts == ErrorCounts(background=1, category=1)
+
+
+def test_every_kind_has_a_title():
+    assert list(TITLES) == list(ErrorCounts.__dataclass_fields__)
+
+
 def test_categories_may_be_passed_over_and_crowds_excuse():
     assert counts((OBJECT, 2, 0.9), class_agnostic=True) == ErrorCounts()
     crowd = Annotation(mask=box(60, 0, 100, 60), label=1, id=2, is_crowd=True)
     truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1), crowd))
     found = Prediction(SIZE, (Instance(box(65, 5, 80, 30), 1, 0.5),))
-    assert error_types(truth, found) == ErrorCounts(missed=1)
+    assert find_errors(truth, found).counts == ErrorCounts(missed=1)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -288,7 +288,7 @@ def test_the_fields_of_the_report_are_those_of_its_version(dataset):
     report = build_report(run(dataset, dataset.gt_fine, dataset.after, dataset.before), {})
     assert set(report) == {
         "schema", "about", "settings", "definitions", "ground_truth", "problems", "base", "focus",
-        "runs", "worst", "instances", "false_instances",
+        "runs", "worst", "instances", "false_instances", "duplicates",
     }  # fmt: skip
     assert set(report["runs"][1]) == {
         "name", "instances", "instances_of_no_object", "objects_found", "objects_missed",
@@ -303,7 +303,7 @@ def test_the_fields_of_the_report_are_those_of_its_version(dataset):
     assert set(row) == {"objects", "paired", "base", "this", "difference", "intervals"}
     assert set(row["this"]) == {"mask_iou", "boundary_iou", "f_1px", "f_2px", "f_3px"}
     assert set(report["instances"][0]) == {
-        "image", "annotation", "category", "area", "size", "scores",
+        "image", "annotation", "category", "area", "size", "error", "scores",
     }  # fmt: skip
     assert {"before", "after", "change"} <= set(report["worst"][0])
 

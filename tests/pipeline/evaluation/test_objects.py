@@ -18,6 +18,7 @@ from bpr.pipeline.datasets.predictions import open_predictions
 from bpr.pipeline.evaluation import crops
 from bpr.pipeline.evaluation.bootstrap import ImageBootstrap
 from bpr.pipeline.evaluation.comparison import states
+from bpr.pipeline.evaluation.error_types import TITLES
 from bpr.pipeline.evaluation.evaluate import evaluate
 from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
 from bpr.pipeline.evaluation.matching import MatchSettings
@@ -60,12 +61,13 @@ class TestRows:
         for state in ("improved", "unchanged", "worse", "gained", "lost"):
             assert states_of.count(state) == change[state]
         assert states_of.count("false") == found.run("after").num_false > 0
-        assert len(rows) - states_of.count("false") == len(found.objects)
+        wrong = states_of.count("false") + states_of.count("duplicate")
+        assert len(rows) - wrong == len(found.objects)
 
     def test_a_change_is_the_difference_of_its_neighbours(self, evaluation):
         found, _ = evaluation
         for row in object_rows(found, shown_runs(found)):
-            before, after, change = table_cells(row)[5:8]
+            before, after, change = table_cells(row)[6:9]
             if change is None:
                 assert before is None or after is None
             else:
@@ -74,8 +76,8 @@ class TestRows:
     def test_the_csv_has_all_rows_and_the_scores_of_all_runs(self, evaluation):
         found, _ = evaluation
         lines = list(csv.reader(io.StringIO(objects_csv(found))))
-        assert len(lines) - 1 == len(found.objects) + len(found.false)
-        assert len(lines[0]) == 6 + 5 * len(found.runs)
+        assert len(lines) - 1 == len(found.objects) + len(found.wrong)
+        assert len(lines[0]) == 7 + 5 * len(found.runs)
         column = lines[0].index("after boundary_iou")
         for line, score in zip(lines[1:], found.run("after").scores[:, 1], strict=False):
             assert line[column] == ("" if np.isnan(score) else f"{score:.5f}")
@@ -181,7 +183,7 @@ class TestPictures:
         beside = render_page(report, found, images)
         assert "data:image/webp" not in beside.html
         assert all(f'"src":"{name}"' in beside.html for name in beside.files)
-        drawn = len(found.objects) + sum(item.outlined is not None for item in found.false)
+        drawn = len(found.objects) + sum(item.outlined is not None for item in found.wrong)
         assert len(beside.files) == drawn
 
     def test_of_too_many_objects_the_changed_ones_are_drawn(self, evaluation, monkeypatch):
@@ -212,21 +214,34 @@ def test_the_table_in_a_browser(evaluation, tmp_path):
             return page.locator(f"#objects tbody td:nth-child({at})").all_text_contents()
 
         # sorted by the change of Boundary IoU, the largest loss first
-        changes = [float(text) for text in column(9) if text != "–"]
+        changes = [float(text) for text in column(10) if text != "–"]
         assert changes == sorted(changes)
         page.get_by_role("button", name="pixels").click()
         areas = [int(text) for text in column(5)]
         assert areas == sorted(areas, reverse=True)
         page.locator("select[data-column='4']").select_option("false")
         assert set(column(6)) == {"false"}
+        page.locator("select[data-column='4']").select_option("")
+        counted = page.locator("#tables table", has_text="poor localisation")
+        titles = counted.locator("thead th").all_text_contents()
+        after = counted.locator("tbody tr", has_text="after").locator("th, td").all_text_contents()
+        kinds = [name for name, n in zip(titles[1:-1], after[1:-1], strict=True) if n != "0"]
+        assert {"background", "duplicate"} <= set(kinds)
+        for kind in kinds:
+            page.locator("select[data-column='5']").select_option(kind)
+            shown = page.locator("#objects [data-count]").text_content()
+            # objects are listed with the kind of the error that explains them
+            explained = sum(TITLES.get(one) == kind != "missed" for one in found.object_errors)
+            assert int(shown.split()[0]) == int(after[titles.index(kind)]) + explained
+            assert set(column(7)) == {kind}
         page.get_by_placeholder("image, object").fill("no such image")
         assert column(2) == []
         page.get_by_placeholder("image, object").fill("")
-        page.locator("select[data-column='4']").select_option("")
+        page.locator("select[data-column='5']").select_option("")
         with page.expect_download() as download:
             page.get_by_role("button", name="Download").click()
         rows = list(csv.reader(io.StringIO(download.value.path().read_text(encoding="utf-8"))))
-        assert len(rows) - 1 == len(found.objects) + len(found.false)
+        assert len(rows) - 1 == len(found.objects) + len(found.wrong)
 
         page.locator("#objects .thumb").first.click()
         stage = page.locator("#large .stage")
