@@ -1,4 +1,4 @@
-"""Refine the masks and polygons of a CVAT task, and push them back.
+"""Refine the masks, polygons and tracks of a CVAT task, and upload them again.
 
 bpr cvat 42 --host https://cvat.example.org --token-file token --backup before.json
 """
@@ -22,37 +22,39 @@ from bpr.scripts.refine import add_refine_options
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr cvat`."""
-    parser.add_argument("id", type=int, metavar="ID", help="of the task, as its address has it")
-    parser.add_argument("--job", action="store_true", help="ID is that of a job")
+    parser.add_argument("id", type=int, metavar="ID", help="number of the task, from its address")
+    parser.add_argument("--job", action="store_true", help="ID is the number of a job")
     parser.add_argument(
-        "--host", required=True, metavar="URL", help="of CVAT: https://cvat.example.org"
+        "--host", required=True, metavar="URL", help="address of CVAT: https://cvat.example.org"
     )
     login = parser.add_mutually_exclusive_group(required=True)
     login.add_argument(
         "--token-file", type=parse_path, metavar="FILE", help="file with a personal access token"
     )
-    login.add_argument("--user", metavar="NAME", help="asks for the password")
+    login.add_argument(
+        "--user", metavar="NAME", help="name of a user; the command asks for the password"
+    )
     parser.add_argument(
         "--backup",
         type=parse_path,
         required=True,
         metavar="FILE",
-        help="json file for the annotations as they are before; never overwritten",
+        help="json file to save the annotations in before anything changes; never overwritten",
     )
     parser.add_argument(
-        "--restore", action="store_true", help="put the annotations of --backup back; that is all"
+        "--restore", action="store_true", help="only upload the annotations of --backup again"
     )
     parser.add_argument(
-        "--frames", type=_frames, metavar="0-9,17", help="of these frames alone (default: all)"
+        "--frames", type=_frames, metavar="0-9,17", help="refine these frames only (default: all)"
     )
     parser.add_argument(
         "--polygon-tolerance",
         type=float,
         metavar="PX",
-        help="keep polygons polygons, within so many pixels of the refined outlines (default: "
-        "they become masks)",
+        help="write polygons again, within so many pixels of the refined outlines (default: "
+        "single polygons become masks; polygons of tracks stay polygons, within 0.5)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="push nothing")
+    parser.add_argument("--dry-run", action="store_true", help="upload nothing")
     add_refine_options(parser)
 
 
@@ -82,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, entity: Any) -> int:
-    from bpr.pipeline.adapters import cvat
+    from bpr.pipeline.adapters import cvat, cvat_drawn
     from bpr.pipeline.adapters.refiner import load_refiner
 
     if arguments.restore:
@@ -91,7 +93,8 @@ def _run(arguments: argparse.Namespace, entity: Any) -> int:
         return 0
     before = cvat.fetch_annotations(entity)
     write_atomically(arguments.backup, before)
-    by_frame = cvat.group_by_frame(json.loads(before)["shapes"], arguments.frames)
+    annotations = json.loads(before)
+    by_frame = cvat_drawn.group_by_frame(annotations, arguments.frames)
     refiner = load_refiner(
         arguments.weights,
         arguments.device,
@@ -111,17 +114,20 @@ def _run(arguments: argparse.Namespace, entity: Any) -> int:
         for refined in cvat.refine_frames(by_frame, fetch, refiner, arguments.polygon_tolerance):
             frames.append(refined)
             line.show(len(frames), f"{sum(len(one.changed) for one in frames)} shapes changed")
-    changed = [shape for refined in frames for shape in refined.changed]
+    changed = [one for refined in frames for one in refined.changed]
     if changed and not arguments.dry_run:
-        cvat.push_shapes(entity, changed)
+        tracks = cvat_drawn.changed_tracks(annotations, changed)
+        cvat.push(entity, cvat_drawn.changed_shapes(changed), tracks)
     failed = [f"frame {one.frame}: {one.reason}" for one in frames if one.reason]
     print(
-        f"{len(changed)} of {sum(one.num_shapes for one in frames)} shapes in {len(frames)} frames "
+        f"{len(changed)} of {sum(one.num_drawn for one in frames)} shapes in {len(frames)} frames "
         f"changed ({sum(one.changed_pixels for one in frames)} pixels), {len(failed)} frames "
-        f"failed{'; nothing pushed' if arguments.dry_run else ''}. Backup: {arguments.backup}"
+        f"failed{'; nothing uploaded' if arguments.dry_run else ''}. Backup: {arguments.backup}"
     )
     left = [f"frame {one.frame}, {reason}" for one in frames for reason in one.left]
     print_some("left as it is", left, "")
+    lost = [f"frame {one.frame}, {note}" for one in frames for note in one.lost]
+    print_some("not all of the refined mask fits into a polygon", lost, "")
     print_some("failed", failed, "")
     return INPUT_FAILED if failed or left else 0
 

@@ -10,10 +10,12 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
+from bpr import load_refiner
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.formats import polygons, rle
 from bpr.pipeline.formats.images import encode_mask, encode_png, read_mask
 from bpr.pipeline.instance import Mask
+from bpr.pipeline.metrics import mask_iou
 from bpr.scripts.main import main
 from tests.networks import save_random_network
 
@@ -33,7 +35,7 @@ class Cvat(ThreadingHTTPServer):
 
     def __init__(self, image, annotations):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.image, self.annotations, self.pushes = image, annotations, 0
+        self.images, self.annotations, self.pushes = {0: image}, annotations, 0
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -58,8 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(self.server.annotations)
         elif path == "/api/tasks/42/data":
             assert query["quality"] == ["original"]
-            found = query["number"] == ["0"]
-            self.answer(self.server.image if found else b"no image")
+            self.answer(self.server.images.get(int(query["number"][0]), b"no image"))
         elif path == "/api/users/self":
             self.answer({"id": 1, "username": "u"})
         else:
@@ -69,12 +70,13 @@ class Handler(BaseHTTPRequestHandler):
         path, query = self.parse()
         assert (path, query["action"]) == ("/api/tasks/42/annotations", ["update"])
         body = self.body()
-        ids = [shape["id"] for shape in body["shapes"]]
-        old = self.server.annotations["shapes"]
-        assert set(ids) <= {shape["id"] for shape in old}
-        kept = [shape for shape in old if shape["id"] not in ids]
-        new = [{**shape, "id": 1000 + shape["id"]} for shape in body["shapes"]]
-        self.server.annotations = {**self.server.annotations, "shapes": kept + new}
+        for kind in ("shapes", "tracks"):
+            ids = [one["id"] for one in body[kind]]
+            old = self.server.annotations[kind]
+            assert set(ids) <= {one["id"] for one in old}
+            kept = [one for one in old if one["id"] not in ids]
+            new = [{**one, "id": 1000 + one["id"]} for one in body[kind]]
+            self.server.annotations = {**self.server.annotations, kind: kept + new}
         self.server.pushes += 1
         self.answer(self.server.annotations)
 
@@ -170,6 +172,11 @@ def refined(scene, weights, tmp_path):
     return [read_mask(tmp_path / "out" / name.name) for name in names]
 
 
+def refine_one(image, coarse, weights, tmp_path):
+    refiner = load_refiner(weights, "cpu", "torch")
+    return Mask.from_array(refiner(image, coarse.to_array()[None])[0])
+
+
 def test_masks_and_polygons_are_refined_in_place(bpr, cvat, scene, weights, tmp_path):
     before = cvat.annotations
     said = bpr(code=1)
@@ -210,10 +217,79 @@ def test_polygons_stay_polygons_where_that_is_asked_for(bpr, cvat, scene):
     assert new["points"] != scene[2]
 
 
-def test_a_dry_run_pushes_nothing(bpr, cvat):
+@pytest.fixture
+def video(cvat, scene):
+    """The cup drawn in frames 0 and 6 and gone from frame 9 on; a box and a spoiled track too."""
+    (whole,) = (scene for scene in load_demo_scenes() if scene.name == "coffee")
+    cut = (slice(90, 290), slice(140, 390))
+    cvat.images[6] = encode_png(np.ascontiguousarray(whole.image[cut]))
+    cups = [Mask.from_array(scene[1]), Mask.from_array(whole.coarse[0].to_array()[cut])]
+    rings = [polygons.trace_edges(cup, 1).parts[0].ravel().tolist() for cup in cups]
+    frames = {0: rings[0], 6: rings[1], 9: rings[1]}
+
+    def keyframe(frame, points, kind="polygon"):
+        fields = {"type": kind, "points": points, "outside": frame == 9, "z_order": 1}
+        return {
+            "id": 50 + frame, "frame": frame, "occluded": frame == 6, "rotation": 0.0,
+            "attributes": [{"spec_id": 4, "value": str(frame)}], **fields,
+        }  # fmt: skip
+
+    def track(identity, shapes):
+        return {
+            "id": identity, "frame": 0, "label_id": 7, "group": 2, "source": "manual",
+            "attributes": [], "elements": [], "shapes": shapes,
+        }  # fmt: skip
+
+    cvat.annotations = {
+        **cvat.annotations,
+        "shapes": [],
+        "tracks": [
+            track(11, [keyframe(0, [1.0, 2, 30, 40], "rectangle")]),
+            track(12, [keyframe(frame, points) for frame, points in frames.items()]),
+            track(13, [keyframe(6, [1.0, 2.0, 3.0])]),
+        ],
+    }
+    return cups, [scene[0], np.ascontiguousarray(whole.image[cut])]
+
+
+def test_a_track_is_refined_in_each_frame_that_somebody_drew(bpr, cvat, video, weights, tmp_path):
+    cups, images = video
+    before = json.loads(json.dumps(cvat.annotations))
+    said = bpr("--polygon-tolerance", "0", code=1)
+    assert "2 of 3 shapes in 2 frames changed" in said.out
+    assert "left as it is: frame 6, track 3, frame 6 of an image of 250 x 200" in said.err
+    assert cvat.pushes == 1
+    tracks = {one["id"]: one for one in cvat.annotations["tracks"]}
+    assert tracks.keys() == {11, 1012, 13}
+    assert [tracks[11], tracks[13]] == [before["tracks"][0], before["tracks"][2]]
+    old, new = before["tracks"][1], tracks[1012]
+    assert {**new, "id": 12, "shapes": None} == {**old, "shapes": None}
+    for was, now in zip(old["shapes"], new["shapes"], strict=True):
+        assert {**now, "points": None} == {**was, "points": None}
+    assert new["shapes"][2] == old["shapes"][2]
+    for image, cup, keyframe in zip(images, cups, new["shapes"], strict=False):
+        coarse = rle.decode([polygons.trace_edges(cup, 1).parts[0].ravel().tolist()], cup.size)
+        want = refine_one(image, coarse, weights, tmp_path)
+        got = rle.decode([keyframe["points"]], cup.size)
+        want = polygons.fill(polygons.trace_pixels(want, 0).parts[0], cup.size)  # the largest part
+        assert mask_iou(got, want) > 0.99
+        assert mask_iou(got, coarse) < 0.99
+
+
+def test_tracks_are_put_back(bpr, cvat, video):
+    before = json.loads(json.dumps(cvat.annotations))
+    bpr("--frames", "0")
+    changed = next(one for one in cvat.annotations["tracks"] if one["id"] == 1012)
+    assert changed["shapes"][0] != before["tracks"][1]["shapes"][0]
+    assert changed["shapes"][1:] == before["tracks"][1]["shapes"][1:]
+    bpr("--restore")
+    assert cvat.annotations == before
+
+
+def test_a_dry_run_uploads_nothing(bpr, cvat):
     said = bpr("--dry-run", "--frames", "0,2-5")
     assert "2 of 2 shapes in 1 frames changed" in said.out
-    assert "nothing pushed" in said.out
+    assert "nothing uploaded" in said.out
     assert cvat.pushes == 0
 
 
