@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         metavar="NAME_OR_PATH",
-        help="a detector: lite, which is bundled and calls everything an object; the name of "
+        help="a detector: lite, which is bundled and knows only the category 'object'; the name of "
         "published weights, which are downloaded once (maskrcnn_resnet50_fpn_coco, "
         "maskrcnn_resnet50_fpn_v2_coco); or the path of weights of bpr or of a published "
         "checkpoint",
@@ -56,33 +56,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images-json",
         type=parse_path,
         metavar="J",
-        help="with a .json: any COCO json with 'images', for the id of each file; only these are "
-        "read. Without it the id is the name of the file",
+        help="COCO json whose 'images' give each file its id, if OUT is a .json. Only these files "
+        "are read. Without it, the id is the name of the file",
     )
     parser.add_argument(
         "--pictures",
         type=parse_path,
         metavar="DIR",
-        help="folder for a PNG of each image with what was found drawn on it",
+        help="folder for a PNG of each image on which the found masks are drawn",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="do again what an earlier run has done"
+        "--overwrite", action="store_true", help="start again instead of resuming an earlier run"
     )
     add_max_pixels(parser)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     group = parser.add_argument_group("detection (defaults are the detector's own)")
     group.add_argument(
-        "--score", type=float, metavar="S", help="instances have scores above it, 0 to 1"
+        "--score", type=float, metavar="S", help="keep only instances with a higher score, 0 to 1"
     )
     group.add_argument(
         "--nms-iou",
         type=float,
         metavar="IOU",
-        help="of two boxes of a category that overlap more, the better one stays",
+        help="of two boxes of a category that overlap by more, only the better one is kept",
     )
-    group.add_argument("--detections", type=int, metavar="N", help="instances of an image, at most")
     group.add_argument(
-        "--flip", action="store_true", help="look at the mirrored image too; twice the time"
+        "--detections", type=int, metavar="N", help="largest number of instances in an image"
+    )
+    group.add_argument(
+        "--flip",
+        action="store_true",
+        help="also detect in the mirrored image; takes twice the time",
     )
     group.add_argument(
         "--scales",
@@ -90,7 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="PIXELS",
-        help="shorter sides to look at, one after another",
+        help="detect at each of these sizes of the shorter side",
     )
     parser.add_argument(
         "--refine",
@@ -98,7 +102,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=DEFAULT_WEIGHTS,
         metavar="NAME_OR_PATH",
         help="refine masks before they are written, with these weights of bpr refine "
-        f"({DEFAULT_WEIGHTS} if none are named)",
+        f"(default: {DEFAULT_WEIGHTS})",
     )
 
 

@@ -52,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=parse_path,
         nargs="?",
         metavar="PRED",
-        help="folder of <image>_pred.txt files and mask PNGs (Cityscapes) or COCO results json; "
-        "without it coarse masks are simulated from the ground truth",
+        help="coarse masks: a folder of <image>_pred.txt files and mask PNGs (Cityscapes) or a "
+        "COCO results json. Without PRED they are simulated from the ground truth",
     )
     parser.add_argument(
         "--images",
@@ -74,7 +74,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images-json",
         type=parse_path,
         metavar="J",
-        help="COCO json with 'images', where PRED is COCO results and GT is none",
+        help="COCO json whose 'images' name the files, if PRED is COCO results and GT is not a "
+        "json",
     )
     parser.add_argument(
         "--out", type=parse_path, required=True, metavar="OUT", help="folder of the dataset"
@@ -86,7 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=[SHARDS, FOLDERS],
         default=SHARDS,
-        help="webdataset tars, or the folders that the trainer of the BPR authors reads "
+        help="shards: webdataset tars; folders: what the authors' training code reads "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -94,29 +95,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_min_iou,
         default="auto",
         metavar="IOU|none|auto",
-        help="leave out instances whose IoU with their ground truth is not above this; auto is "
-        f"{TRAIN_MIN_IOU} for the split train and none for others (default: %(default)s)",
+        help="leave out instances unless their IoU with the ground truth is above this; auto: "
+        f"{TRAIN_MIN_IOU} for the split train, none for other splits (default: %(default)s)",
     )
     parser.add_argument(
         "--class-agnostic",
         action="store_true",
-        help="compare no labels when looking for the ground truth (instance maps never do)",
+        help="ignore labels when an instance is matched to its ground truth (instance maps have "
+        "no labels)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of simulated coarse masks")
     parser.add_argument(
-        "--overwrite", action="store_true", help="do again what an earlier run has done"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the simulated coarse masks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start again instead of resuming an earlier run"
     )
     group = parser.add_argument_group("patches")
     add_patch_options(group, NMS_IOU, f"{REFERENCE_PATCH_SIZE}")
     group.add_argument(
-        "--compat", action="store_true", help="cut patches exactly as the BPR authors do"
+        "--compat", action="store_true", help="cut patches exactly as the authors' code does"
     )
     group.add_argument(
         "--images-per-shard",
         type=int,
         default=ExtractionSettings.images_per_shard,
         metavar="N",
-        help="what one task reads and one file holds (default: %(default)s)",
+        help="images that one task reads, and whose patches one file holds (default: %(default)s)",
     )
     add_cluster_options(parser)
 

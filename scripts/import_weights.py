@@ -1,4 +1,4 @@
-"""Convert published weights, of BPR or of a detector, to a safetensors file of ours.
+"""Convert published weights, of BPR or of a detector, to a safetensors file of bpr.
 
 bpr import-weights hrnet18s_128-24055c80.pth hrnet18s_128.safetensors
 """
@@ -23,27 +23,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SRC",
-        help="published .pth, .pkl or .safetensors, or a folder with model.safetensors: BPR, "
-        "detectron2, BMask R-CNN, mmdetection, RefineMask or torchvision, Lightning's checkpoints "
-        "of these included; never executed",
+        help="published .pth, .pkl or .safetensors file, or a folder with model.safetensors, of "
+        "BPR, detectron2, BMask R-CNN, mmdetection, RefineMask or torchvision, or a Lightning "
+        "checkpoint of one of them. No code in it is run",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="safetensors file to write")
     parser.add_argument(
         "--preset",
         choices=list(PRESETS),
         metavar="NAME",
-        help="configuration of a detector (default: the first that fits the tensors; those that "
-        "fit the same tensors differ in training and in the sizes of images)",
+        help="configuration of a detector (default: the first one with these tensors. Several can "
+        "have the same tensors; they differ in training and in image sizes)",
     )
     parser.add_argument(
         "--which",
         choices=["model", "ema"],
         default="model",
-        help="take the weights, or the moving average that some files have beside them "
+        help="model: the weights; ema: their moving average, which some files have too "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--list", action="store_true", help="print what became of every tensor of a detector"
+        "--list", action="store_true", help="print where each tensor of a detector was put"
     )
 
 

@@ -80,7 +80,7 @@ def add_network_options(group: argparse._ArgumentGroup) -> None:
     """Where and how a network runs, and which patches it sees."""
     group.add_argument("--device", choices=DEVICES, default="auto")
     group.add_argument("--backend", choices=BACKENDS, default="auto")
-    add_patch_options(group, PatchSettings.nms_iou, "what the weights were made for")
+    add_patch_options(group, PatchSettings.nms_iou, "that of the weights")
 
 
 def add_patch_options(group: argparse._ArgumentGroup, nms_iou: float, patch_size: str) -> None:
@@ -96,14 +96,15 @@ def add_patch_options(group: argparse._ArgumentGroup, nms_iou: float, patch_size
         "--padding",
         type=int,
         metavar="N",
-        help="context around a patch, pixels (default: what the weights were made for, else 0)",
+        help="pixels around a patch that the network also sees (default: that of the weights, "
+        "else 0)",
     )
     group.add_argument(
         "--nms-iou",
         type=float,
         default=nms_iou,
         metavar="IOU",
-        help="patches that overlap by this much or more are thinned: lower is faster "
+        help="of patches that overlap by this much or more, only one is kept; lower is faster "
         "(default: %(default)s)",
     )
 
@@ -116,13 +117,14 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="processes on this machine, by Ray; 0 works in this process (default: %(default)s)",
+        help="worker processes on this machine, started by Ray; 0: no workers (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--ray-address",
         metavar="ADDR",
-        help="a running Ray cluster (auto, host:port or ray://host:port); inputs and output must "
-        "be on shared storage",
+        help="address of a running Ray cluster (auto, host:port or ray://host:port); inputs and "
+        "output must be on storage that all its machines share",
     )
 
 

@@ -18,7 +18,7 @@ def conclude(
     Args:
         progress: at the end of the run.
         done: what was done to them.
-        counted: what was counted, in words.
+        counted: name of what was counted.
         report: where all of it stands.
         is_quiet: print only what went wrong.
 

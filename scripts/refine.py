@@ -44,9 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr refine`."""
     add_prediction(
         parser,
-        "folder of <image>_pred.txt files and mask PNGs (Cityscapes), of LabelMe jsons, of YOLO "
-        "segmentation txts, of mask files or of photographs with their COCO json; COCO json, "
-        "results or a data set's labels; or, with --masks, one image",
+        "your masks: a folder of <image>_pred.txt files and mask PNGs (Cityscapes), LabelMe jsons, "
+        "YOLO segmentation txts, mask files, or photographs with their COCO json; a COCO json with "
+        "labels or results; or, with --masks, one image",
     )
     parser.add_argument(
         "--images",
@@ -58,47 +58,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--images-json",
         type=parse_path,
         metavar="J",
-        help="any COCO json with 'images', for the file name of each image id; without it labels "
-        "have their own, and images of results are named by the id, plain or with zeros to 12 "
+        help="COCO json whose 'images' name the file of each image id. COCO labels need none. "
+        "Without "
+        "it, the image of a COCO result is the file named after its id, also with zeros to 12 "
         "digits",
     )
     parser.add_argument(
         "--polygon-tolerance",
         type=float,
         metavar="PX",
-        help="how far polygons may be from the refined outlines, in pixels (default for LabelMe "
-        f"and YOLO: {DEFAULT_TOLERANCE}; COCO masks are RLE unless this is given); refining moves "
-        "outlines by 1 to 3",
+        help="largest distance between a polygon and the refined outline, in pixels (default for "
+        f"LabelMe and YOLO: {DEFAULT_TOLERANCE}; COCO masks are written as RLE unless you give "
+        "this). Refining moves outlines by 1 to 3 pixels",
     )
     parser.add_argument(
         "--out",
         type=parse_path,
         required=True,
-        help="folder for the same files refined (a json file where PRED is one)",
+        help="folder for the refined files; a json file if PRED is a json file",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="do again what an earlier run has done"
+        "--overwrite", action="store_true", help="start again instead of resuming an earlier run"
     )
     parser.add_argument(
         "--format",
         choices=list(FORMATS),
-        help="what PRED is (default: told by what is there): "
+        help="format of PRED (default: recognised from its files): "
         + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()),
     )
     parser.add_argument(
-        "--include", metavar="PATTERN", help="refine the images of these names alone: 'city/*'"
+        "--include", metavar="PATTERN", help="refine only images whose names match: 'city/*'"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="refine the first N images alone")
+    parser.add_argument("--limit", type=int, metavar="N", help="refine only the first N images")
     parser.add_argument(
-        "--dry-run", action="store_true", help="read everything, say what would be done, and end"
+        "--dry-run", action="store_true", help="read everything, print what would be done, and stop"
     )
-    parser.add_argument(
-        "--quiet", action="store_true", help="no progress, and no word but about what went wrong"
-    )
+    parser.add_argument("--quiet", action="store_true", help="print only problems, no progress")
     parser.add_argument(
         "--include-crowds",
         action="store_true",
-        help="of a COCO json, refine annotations with iscrowd 1 too: CVAT marks its masks so",
+        help="also refine annotations of a COCO json with iscrowd 1. CVAT exports its masks like "
+        "this",
     )
     parser.add_argument(
         "--overlaps",
@@ -125,18 +125,21 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
         "--weights",
         default=DEFAULT_WEIGHTS,
         metavar="NAME_OR_PATH",
-        help="shipped weights by name, a .safetensors of ours, or a published .pth "
+        help="name of bundled weights, a .safetensors file of bpr, or a published .pth file "
         "(default: %(default)s)",
     )
     add_network_options(group)
     group.add_argument(
-        "--compat", action="store_true", help="cut and merge patches exactly as the reference does"
+        "--compat",
+        action="store_true",
+        help="cut and merge patches exactly as the authors' code does",
     )
     group.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
-        help="patches at once (default: as many as keep the processors busy; a GPU chooses itself)",
+        help="patches that go through the network together (default: chosen for the processors, or "
+        "for the memory of the GPU)",
     )
 
 

@@ -56,13 +56,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=parse_path,
         required=True,
         metavar="GT",
-        help="COCO json, Cityscapes gtFine folder, or a folder of instance maps (8-bit PNGs of "
-        "the stems of the photographs; all objects are of one category)",
+        help="COCO json, Cityscapes gtFine folder, or a folder of instance maps (8-bit PNGs named "
+        "like the photographs; all objects are of one category)",
     )
     parser.add_argument(
         "--preset",
         choices=list(PRESETS),
-        help="network, sizes and schedule (default: that of the detector in --start-from)",
+        metavar="NAME",
+        help="network, image sizes and schedule (default: those of the detector in --start-from). "
+        f"One of: {', '.join(PRESETS)}",
     )
     parser.add_argument(
         "--change",
@@ -70,14 +72,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help=f"another value of a field of the preset: {', '.join(CHANGEABLE)}; may be repeated",
+        help=f"change a field of the preset: {', '.join(CHANGEABLE)}; may be repeated",
     )
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="RUN",
-        help="folder for checkpoint, log.csv and weights; the same command resumes a stopped run",
+        help="folder for checkpoint, log.csv and weights; run the same command again to resume",
     )
     parser.add_argument(
         "--start-from",
@@ -90,40 +92,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help="batches; the drops of the learning rate move along (default: the preset's)",
+        help="number of batches; the drops of the learning rate scale with it (default: the "
+        "preset's)",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
-        help="images of all processes together; learning rate and steps follow "
+        help="images in a batch, over all processes; learning rate and steps follow it "
         "(default: the preset's)",
     )
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out images that the scan of the data finds fault with (default: list the "
-        "faults and end)",
+        help="leave out images in which the scan of the data finds a fault (default: list the "
+        "faults and stop)",
     )
     group = parser.add_argument_group("validation")
     group.add_argument(
         "--validation-images",
         type=parse_path,
         metavar="DIR",
-        help="photographs that are not trained on: AP and pictures of what is found in them",
+        help="photographs that training does not see: AP is measured on them, and pictures are "
+        "drawn",
     )
     group.add_argument(
         "--validation-ground-truth",
         type=parse_path,
         metavar="GT",
-        help="of these; its categories must be those of --ground-truth",
+        help="ground truth of --validation-images, with the categories of --ground-truth",
     )
     group.add_argument(
         "--validate-every",
         type=int,
         default=Events.validate_every,
         metavar="N",
-        help="steps, and at the end (default: %(default)s)",
+        help="steps between validations; there is one at the end too (default: %(default)s)",
     )
     add_training_options(parser, loaders=2, task="read images")
 
@@ -148,7 +152,7 @@ class _Beginning:
     preset: str
     changes: Mapping[str, Any]
     origin: DetectorInfo | None  # of weights of a detector
-    said: str  # in words
+    said: str  # description for the terminal
 
 
 def _train(arguments: argparse.Namespace, process: Process) -> None:

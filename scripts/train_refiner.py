@@ -85,74 +85,79 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--patches",
         type=Path,
         metavar="DATASET",
-        help="instead of these: what bpr extract wrote (its split train), in either layout",
+        help="patch data set of `bpr extract` (its split train), instead of --images and "
+        "--instance-maps",
     )
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="RUN",
-        help="folder for checkpoint, log.csv and weights; the same command resumes a stopped run",
+        help="folder for checkpoint, log.csv and weights; run the same command again to resume",
     )
     parser.add_argument(
         "--architecture",
         choices=[*PAPER_ARCHITECTURES, PASSES],
-        help=f"of the network; {PASSES} refines in passes (default: that of the weights in "
+        help=f"network; {PASSES} refines in passes (default: that of the weights in "
         f"--start-from; {PASSES} with --predictions or --pool; else hrnet18s)",
     )
     parser.add_argument(
         "--start-from",
         metavar="WEIGHTS",
-        help="weights to go on from, by name or path; for a network of the paper also imagenet, "
-        f"which are downloaded; for {PASSES} also the .pth of an EfficientNet-Lite0 trained on "
-        "ImageNet (default: random ones)",
+        help="weights to start from: a name or a path; for a network of the paper also imagenet, "
+        f"which downloads them; for {PASSES} also the .pth of an EfficientNet-Lite0 trained on "
+        "ImageNet (default: random weights)",
     )
     parser.add_argument(
         "--recipe",
         choices=list(RECIPES),
-        help="optimizer and schedule of the networks of the paper: ours, or that of the paper "
+        help="optimizer and schedule of a network of the paper: bpr's, or the paper's "
         "(default: bpr)",
     )
     parser.add_argument(
         "--steps",
         type=int,
         metavar="N",
-        help=f"batches (default: the recipe's; {STEPS} for {PASSES})",
+        help=f"number of batches (default: that of the recipe; {STEPS} for {PASSES})",
     )
     parser.add_argument(
         "--input-size",
         type=int,
         metavar="S",
-        help=f"pixels (default: {DEFAULT_SIZE}; {INPUT_SIZE} for {PASSES})",
+        help="side of a patch as the network sees it, pixels (default: "
+        f"{DEFAULT_SIZE}; {INPUT_SIZE} for {PASSES})",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
         default=32,
         metavar="N",
-        help="patches, in each process (default: %(default)s)",
+        help="patches in a batch of each process (default: %(default)s)",
     )
     parser.add_argument(
         "--validation-images",
         type=parse_path,
         metavar="DIR",
-        help="photographs kept apart: the weights that refine these best are the ones kept",
+        help="photographs that training does not see; the weights that refine them best are kept",
     )
     parser.add_argument(
-        "--validation-maps", type=parse_path, metavar="DIR", help="their instance maps"
+        "--validation-maps",
+        type=parse_path,
+        metavar="DIR",
+        help="instance maps of --validation-images",
     )
     parser.add_argument(
         "--validation-instances",
         type=int,
         default=90,
         metavar="N",
-        help="at most so many are refined each time (default: %(default)s)",
+        help="largest number of instances refined in each validation (default: %(default)s)",
     )
     add_training_options(parser, loaders=1, task="make patches")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, or go on training, then write RUN/<architecture>.safetensors."""
+    """Train, or resume a training, then write RUN/<architecture>.safetensors."""
     if (arguments.validation_images is None) != (arguments.validation_maps is None):
         raise ValueError("--validation-images, --validation-maps: expected both or none")
     photographs = (arguments.images is not None, arguments.ground_truth is not None)

@@ -16,39 +16,43 @@ def add_training_options(parser: argparse.ArgumentParser, loaders: int, task: st
     Args:
         parser: of the command.
         loaders: how many there are by default.
-        task: of the loaders, in words.
+        task: what the loaders do, for the help text.
     """
     parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="of PyTorch on a CPU (default: its own choice)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of PyTorch on a CPU (default: PyTorch's choice)",
     )
     parser.add_argument(
         "--loaders",
         type=int,
         default=loaders,
         metavar="N",
-        help=f"processes that {task}, for each that trains (default: %(default)s)",
+        help=f"processes that {task}, for each training process (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
         choices=["auto", "float32", "bfloat16"],
         default="auto",
-        help="of forward passes: auto is bfloat16 where the processor computes in it, which is "
-        "faster; elsewhere it is several times slower (default: %(default)s)",
+        help="number format of forward passes. auto: bfloat16 on processors that compute in it, "
+        "else float32, because bfloat16 is several times slower there (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint-minutes",
         type=float,
         default=CHECKPOINT_S / 60,
         metavar="M",
-        help="from one checkpoint to the next; Ctrl-C and SIGTERM save one too "
-        "(default: %(default)g)",
+        help="minutes between checkpoints; Ctrl-C and SIGTERM save one too (default: %(default)g)",
     )
     parser.add_argument(
-        "--data", default="", help="what the photographs are, for the weights' file"
+        "--data", default="", help="description of the photographs, stored in the weights file"
     )
-    parser.add_argument("--licence", default="", help="what that allows, likewise")
+    parser.add_argument(
+        "--licence", default="", help="licence of the weights, stored in the weights file"
+    )
 
 
 def set_threads(arguments: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ class ServiceError(Exception):
 
     Attributes:
         status: of HTTP.
-        detail: what was expected and what came, in words.
+        detail: description of what was expected and what came.
         request_id: finds the request in the service's log.
     """
 
@@ -75,7 +75,7 @@ class Client:
         url: of the service, http://127.0.0.1:8000 for instance.
         key: API key, where the service wants one.
         timeout_s: how long one try may take.
-        max_wait_s: how long to go on trying while the service is busy, in all.
+        max_wait_s: how long to keep trying while the service is busy, in all.
     """
 
     def __init__(

@@ -44,34 +44,43 @@ class ServiceSettings(BaseSettings):
 
     weights: str = Field(
         DEFAULT_WEIGHTS,
-        description="hrnet18s, tiny (four times as fast), a .safetensors of ours, or a "
-        "published .pth",
+        description="hrnet18s, tiny (four times as fast), a .safetensors file of bpr, or a "
+        "published .pth file",
     )
     detector: str | None = Field(
         None,
-        description="lite, which comes along, or weights of a detector: opens POST /segment; "
-        "unset: there is none",
+        description="lite, which is bundled, or weights of a detector: opens POST /segment; "
+        "unset: no detector",
     )
     detector_score: float = Field(
-        0.5, ge=0, le=1, description="instances of POST /segment have scores above it"
+        0.5, ge=0, le=1, description="POST /segment keeps only instances with a higher score"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the network runs")
     backend: str = Field("auto", description=f"what runs it: {', '.join(BACKENDS)}")
     patch_size: int | Literal["auto"] | None = Field(
         None,
         description="side of the patches in image pixels, even; auto follows the size of the "
-        "object; unset: what the weights were made for",
+        "object; unset: that of the weights",
     )
     padding: int | None = Field(
-        None, description="context around a patch, pixels; unset: what the weights were made for"
+        None,
+        description="pixels around a patch that the network also sees; unset: that of the weights",
     )
     nms_iou: float = Field(
-        PatchSettings.nms_iou, description="patches that overlap by this much or more are thinned"
+        PatchSettings.nms_iou,
+        description="of patches that overlap by this much or more, only one is kept",
     )
-    compat: bool = Field(False, description="cut and merge patches exactly as the reference does")
-    batch_size: int = Field(DEFAULT_BATCH_SIZE, gt=0, le=4096, description="patches at once")
+    compat: bool = Field(
+        False, description="cut and merge patches exactly as the authors' code does"
+    )
+    batch_size: int = Field(
+        DEFAULT_BATCH_SIZE,
+        gt=0,
+        le=4096,
+        description="patches that go through the network together",
+    )
     batch_wait_s: float = Field(
-        0.005, ge=0, le=1, description="how long a batch that is not full waits for others"
+        0.005, ge=0, le=1, description="how long a batch that is not full waits for more patches"
     )
     workers: int = Field(
         min(_CPUS, 4),
@@ -81,16 +90,18 @@ class ServiceSettings(BaseSettings):
     )
 
     max_requests: int = Field(
-        16, gt=0, description="requests in the process, queue included; more are answered 429"
+        16,
+        gt=0,
+        description="requests in the process, the queue included; further requests get 429",
     )
     max_uploads: int = Field(
-        256, gt=0, description="requests whose bodies are being received; more are answered 429"
+        256, gt=0, description="requests whose bodies are being received; further requests get 429"
     )
     max_client_requests: int = Field(
         128,
         gt=0,
-        description="requests of one client at a time: of one API key, or of one address where "
-        "there are no keys; more are answered 429",
+        description="requests of one client at a time (a client is an API key, or an address where "
+        "there are no keys); further requests get 429",
     )
     max_body_bytes: int = Field(64 * MB, gt=0, description="bytes of a request's body")
     max_json_bytes: int = Field(8 * MB, gt=0, description="bytes of the part `instances`")
@@ -100,62 +111,65 @@ class ServiceSettings(BaseSettings):
         le=170_000_000,  # about where Pillow itself refuses
         description="width x height of an image, read before it is decoded",
     )
-    max_instances: int = Field(
-        1000, gt=0, le=65535, description="instances of a request; a PNG holds no more"
-    )
+    max_instances: int = Field(1000, gt=0, le=65535, description="instances of a request")
     max_mask_pixels: int = Field(
         256_000_000,
         gt=0,
-        description="pixels of all masks together: of whole PNGs, of the windows of other masks",
+        description="pixels of all masks together: whole PNGs, and the windows of other masks",
     )
     max_patches: int = Field(10_000, gt=0, description="patches of a request")
     upload_timeout_s: float = Field(
-        30, gt=0, description="for a client to send its headers, and then its body"
+        30, gt=0, description="time for a client to send its headers, and again for its body"
     )
     min_upload_bytes_per_s: int = Field(
-        4096, ge=0, description="bodies that come more slowly for 5 seconds are refused"
+        4096, ge=0, description="a body that comes more slowly for 5 seconds is refused"
     )
     request_timeout_s: float = Field(
-        120, gt=0, description="for a request, from its first byte to the answer's last one"
+        120,
+        gt=0,
+        description="time for a request, from its first byte to the last byte of the answer",
     )
     drain_timeout_s: float = Field(
-        120, ge=0, description="for requests in the process to finish after SIGTERM"
+        120, ge=0, description="time for running requests to finish after SIGTERM"
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="keys that open the API, with commas between; none: it is open"
+        (), description="API keys, separated by commas; none: everybody may use the API"
     )
     api_keys_file: Path | None = Field(
         None,
         description="TOML file of API keys with names and limits, read again when it changes; "
-        "unset: there is none",
+        "unset: no file",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="origins of other sites' pages that may call the API, with commas between"
+        (),
+        description="origins of other web sites whose pages may call the API, separated by commas",
     )
     label_studio_url: str | None = Field(
         None,
-        description="address of a Label Studio that this service is an ML backend of; unset: it "
-        "is none",
+        description="address of the Label Studio that this service is an ML backend of; unset: not "
+        "an ML backend",
     )
     label_studio_api_key: SecretStr | None = Field(
-        None, description="token of a user there, to fetch the images of tasks with"
+        None, description="token of a user of Label Studio, to fetch the images of tasks"
     )
     label_studio_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="other origins that images of tasks may be fetched from, with commas between",
+        description="other origins from which images of tasks may be fetched, separated by commas",
     )
     ray_address: str | None = Field(
         None,
-        description="run on a Ray cluster: host:port, auto for the one of this machine, local to "
-        "start one",
+        description="run on a Ray cluster: host:port, auto for the cluster of this machine, local "
+        "to start one",
     )
     ray_replicas: int = Field(1, gt=0, description="replicas on the cluster")
-    ray_gpus: float = Field(0, ge=0, description="GPUs of a replica; 0.5: two share one")
+    ray_gpus: float = Field(
+        0, ge=0, description="GPUs of a replica; 0.5: two replicas share one GPU"
+    )
     ray_cpus: float = Field(1, ge=0, description="CPUs of a replica")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severity that is logged"
+        "info", description="lowest severity that is logged"
     )
 
     @field_validator("api_keys", "cors_origins", "label_studio_origins", mode="before")
@@ -245,7 +259,7 @@ def load_settings(given: dict[str, Any], config: Path | None = None) -> ServiceS
         loaded = WithFile(**given)
     except ValidationError as error:
         raise ValueError("; ".join(_sentence(item) for item in error.errors())) from None
-    except ValueError as error:  # TOML that is none
+    except ValueError as error:  # invalid TOML
         raise ValueError(f"{config}: expected TOML, got: {error}") from None
     return ServiceSettings.model_construct(**dict(loaded))  # of a class that can be pickled
 

@@ -15,7 +15,7 @@ def add_refined_field(samples: Any, field: str, refined_field: str, refiner: Ref
 
     Args:
         samples: a fiftyone.Dataset or a view of one (or any samples, which are then not saved).
-        field: with Detections that have masks; samples without are passed over.
+        field: with Detections that have masks; samples without Detections are skipped.
         refined_field: gets the refined ones.
         refiner: of `load_refiner`.
 

@@ -124,15 +124,16 @@ def load_refiner(
     """Load the network; takes about a second, so keep what it returns.
 
     Args:
-        weights: shipped weights by name, or the path of a .safetensors of ours or of a
-            published .pth.
+        weights: name of bundled weights, or the path of a .safetensors file of bpr or of a
+            published .pth file.
         device: auto (a GPU where there is one), cpu or cuda.
         backend: what runs the network; auto takes OpenVINO on a CPU where it is installed.
         patch_size: side of the patches in image pixels, even; auto lets it follow the object;
             None takes what the weights were made for.
-        padding: context around a patch in pixels; None takes what the weights were made for.
-        nms_iou: patches that overlap by this much or more are thinned, in (0, 1]: lower is faster.
-        compat: cut and merge patches exactly as the reference does.
+        padding: pixels around a patch that the network also sees; None takes that of the weights.
+        nms_iou: of patches that overlap by this much or more, only one is kept; in (0, 1], lower is
+            faster.
+        compat: cut and merge patches exactly as the authors' code does.
 
     Raises:
         ValueError: unknown or unusable weights, device, backend or patch settings.

@@ -11,7 +11,7 @@ from bpr.pipeline.instance import Instance, Prediction, Size
 class TorchvisionAdapter:
     """{"boxes", "labels", "scores", "masks"}: masks are (N, 1, H, W) probabilities.
 
-    Refined masks are 0 and 1 of the same type, so `masks > 0.5` goes on to work. The targets of
+    Refined masks are 0 and 1 of the same type, so `masks > 0.5` still works. The targets of
     torchvision's training, (N, H, W) uint8, are taken too.
     """
 
