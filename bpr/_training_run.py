@@ -17,6 +17,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bpr._replace import replace_file
+
 
 @dataclass(frozen=True)
 class Process:
@@ -207,7 +209,7 @@ def save_checkpoint(path: Path, about: Mapping[str, Any], state: Mapping[str, An
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     torch.save({"about": dict(about), **state}, partial)
-    os.replace(partial, path)
+    replace_file(partial, path)
 
 
 def load_checkpoint(path: Path, about: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpr._replace import replace_file
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -120,7 +122,7 @@ def write_safetensors(
     try:
         # save_file would make the file readable for its owner only
         temporary.write_bytes(save(stored, metadata=dict(metadata)))
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

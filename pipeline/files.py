@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from bpr._replace import replace_file
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -60,7 +62,7 @@ def write_atomically(
             for piece in pieces:
                 file.write(piece)
                 digest.update(piece)
-        os.replace(partial, path)
+        replace_file(partial, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
@@ -73,13 +75,15 @@ def write_atomically(
 def _put(path: Any, pieces: Iterable[bytes]) -> str:
     """An object is there when the last byte of its upload is, so no other name is needed."""
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(suffix=".partial") as file:
-        for piece in pieces:
-            file.write(piece)
-            digest.update(piece)
-        file.flush()
+    # a folder, because Windows opens no temporary file twice
+    with tempfile.TemporaryDirectory() as folder:
+        whole = os.path.join(folder, "whole")
+        with open(whole, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
         try:
-            path.fs.put_file(file.name, path.path)
+            path.fs.put_file(whole, path.path)
         except OSError as error:
             error.filename = str(path)
             raise

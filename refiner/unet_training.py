@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bpr._replace import replace_file
 from bpr._training_run import (
     Interrupted,
     SaveClock,
@@ -200,7 +201,7 @@ class UNetTrainer:
     def _save_average(self) -> None:
         temporary = self.folder / f".average.{os.getpid()}.tmp"
         torch.save(self.average.state_dict(), temporary)
-        os.replace(temporary, self.folder / "average.pt")
+        replace_file(temporary, self.folder / "average.pt")
 
     def _save(self) -> None:
         save_checkpoint(

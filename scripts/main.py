@@ -9,6 +9,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `bpr` with arguments (those of the process if not given); returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv and argv[0] in COMMANDS else ""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a Windows console may lack "→" and "±"
+            stream.reconfigure(errors="replace")
     said = f"bpr {name}".strip()
     try:
         return _run(argv)

@@ -16,6 +16,7 @@ from bpr._training_run import (
     stop_on_signals,
     uses_bfloat16,
 )
+from tests.systems import needs_signals
 
 
 def test_a_checkpoint_is_due_when_the_last_one_is_old_enough() -> None:
@@ -25,6 +26,7 @@ def test_a_checkpoint_is_due_when_the_last_one_is_old_enough() -> None:
     assert not clock.is_due
 
 
+@needs_signals
 def test_the_second_signal_interrupts_at_once() -> None:
     own = {
         number: signal.signal(number, signal.default_int_handler)  # a shell may have it ignored
@@ -40,6 +42,7 @@ def test_the_second_signal_interrupts_at_once() -> None:
         assert signal.signal(number, before) is signal.default_int_handler
 
 
+@needs_signals
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with stop_on_signals() as stop:

@@ -125,7 +125,7 @@ class ImageIndex:
 
     def _only(self, found: Sequence[Path], what: str) -> Path:
         if len({path.resolve() for path in found}) > 1:  # links to one file are one
-            names = ", ".join(str(path.relative_to(self.folder)) for path in found)
+            names = ", ".join(path.relative_to(self.folder).as_posix() for path in found)
             raise ValueError(
                 f"{self.folder}: expected one image {what}, found {len(found)}: {names}"
             )

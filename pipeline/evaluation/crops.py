@@ -61,8 +61,11 @@ def draw_views(views: Sequence[View], read_image: ReadImage | None) -> Views:
     if read_image is None:
         return Views(content, files)
     side = _side_that_fits(views)
-    for row, crop in _crops(views, read_image, side or SIDES[0]):
-        if side is not None:
+    crops = _crops(views, read_image, side or SIDES[0])
+    # the guess fails for photographs that compress badly
+    fits = side is not None and 4 / 3 * sum(len(crop) for _, crop in crops) <= MOST_BYTES
+    for row, crop in crops:
+        if fits:
             content[row]["src"] = "data:image/webp;base64," + base64.b64encode(crop).decode("ascii")
         else:
             name = f"{FOLDER}/{row:06d}.webp"

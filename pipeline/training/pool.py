@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bpr._replace import replace_file
 from bpr.pipeline.formats.images import IGNORE, read_image
 from bpr.pipeline.instance import BoolArray, Box, Mask, UInt8Array, grow
 
@@ -105,7 +106,7 @@ def build_pool(sources: Iterable[PoolSource], folder: Path) -> Pool:
                 lengths = [len(part) for part in parts]
                 index.append({"at": at, "lengths": lengths, "dataset": item.dataset})
                 at += sum(lengths)
-    os.replace(temporary, folder / "pool.bin")
+    replace_file(temporary, folder / "pool.bin")
     (folder / "index.json").write_text(json.dumps(index), "utf-8")
     return Pool(folder)
 

@@ -18,6 +18,7 @@ from bpr.detector.presets import PRESETS
 from bpr.detector.schedule import Schedule
 from bpr.detector.training import Batch, DetectorTrainer, Events
 from tests.detector.conftest import scene, tiny_detector
+from tests.systems import needs_signals
 
 SHORT = Schedule(
     steps=6,
@@ -104,6 +105,7 @@ def test_a_killed_training_resumes_to_the_same_weights_and_losses(
     assert len(losses(whole)) == SHORT.steps // SHORT.log_every
 
 
+@needs_signals
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_step_and_saves_it(tmp_path: Path, number: signal.Signals) -> None:
     def interrupted() -> Iterator[Batch]:

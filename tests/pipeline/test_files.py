@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from bpr._replace import replace_file
 from bpr._weight_files import file_sha256
 from bpr.pipeline.files import find_files, stamp, write_atomically
 
@@ -116,3 +117,24 @@ def test_links_are_followed_but_not_around_in_circles(tmp_path):
 def test_a_folder_that_is_missing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         find_files(tmp_path / "missing")
+
+
+def test_a_file_that_another_program_has_open_for_a_moment_is_replaced(tmp_path, monkeypatch):
+    """As on Windows, where renaming over an open file is refused."""
+    source, target = tmp_path / "new", tmp_path / "old"
+    source.write_text("new")
+    target.write_text("old")
+    rename, refused = os.replace, iter([True, True, False])
+
+    def replace(*paths):
+        if next(refused):
+            raise PermissionError(13, "in use")
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(PermissionError):
+        replace_file(source, target)
+    monkeypatch.setattr("bpr._replace._WAITS_S", (0.001, 0.001))
+    replace_file(source, target)
+    assert target.read_text() == "new"
+    assert not source.exists()

@@ -18,6 +18,7 @@ from bpr._training_run import Interrupted, SaveClock
 from bpr.refiner.network import PatchNetwork, normalise, upsample
 from bpr.refiner.recipes import RECIPES, Recipe
 from bpr.refiner.training import LOG_FIELDS, RefinerTrainer
+from tests.systems import needs_signals
 
 SIDE = 32
 SHORT = Recipe(steps=8, warmup_steps=2, log_every=2)
@@ -80,6 +81,7 @@ def test_a_killed_training_resumes_to_the_same_weights_and_the_same_losses(tmp_p
     assert losses[0] == losses[1]
 
 
+@needs_signals
 def test_sigterm_finishes_the_step_and_saves_it(tmp_path: Path) -> None:
     def interrupted() -> Iterator[tuple[Tensor, Tensor]]:
         for number in count():

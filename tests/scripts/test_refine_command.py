@@ -24,6 +24,7 @@ from bpr.pipeline.formats.images import read_mask
 from bpr.pipeline.instance import Mask
 from bpr.scripts.main import main
 from tests.networks import INPUT_SIZE, save_random_network
+from tests.systems import needs_signals
 
 ROOT = Path(__file__).parents[2]
 SIZE = (60, 80)
@@ -410,6 +411,7 @@ def end_after(process, num_images, out, how):
     process.send_signal(how)
 
 
+@needs_signals
 def test_killed_and_interrupted_runs_leave_whole_files_and_are_completed(
     start, bpr, many, uninterrupted, tmp_path
 ):

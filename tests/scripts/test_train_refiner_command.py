@@ -17,6 +17,7 @@ from bpr.pipeline.extraction.settings import ExtractionSettings
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.checkpoints import load_model
 from tests.datasets import open_dataset, write_dataset
+from tests.systems import needs_signals
 
 
 def bpr(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -91,6 +92,7 @@ def test_training_goes_on_from_weights_and_validates(photographs_folder: Path) -
     assert row.startswith("1,")
 
 
+@needs_signals
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_resumes(photographs_folder: Path) -> None:
     command = [

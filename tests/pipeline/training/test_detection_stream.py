@@ -1,7 +1,6 @@
 """What a detector is trained on: the same objects from every kind of ground truth."""
 
 import json
-import resource
 from dataclasses import replace
 from itertools import islice
 
@@ -162,6 +161,7 @@ def test_crowds_of_polygons_come_through_a_loader(tmp_path):
     content = {"images": [image], "annotations": annotations, "categories": [{"id": 7}]}
     (tmp_path / "gt.json").write_text(json.dumps(content))
     stream = DetectionStream(source(tmp_path / "gt.json", tmp_path / "images"), DetectionBatches(2))
+    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:

@@ -17,6 +17,7 @@ from bpr.pipeline.settings import PatchSettings
 from bpr.pipeline.training.patch_dataset import PatchDataset, open_patches, patch_geometry
 from bpr.pipeline.training.patch_stream import StreamSettings
 from tests.datasets import open_dataset, write_dataset
+from tests.systems import START_METHODS
 
 SETTINGS = ExtractionSettings(patches=PatchSettings(32, nms_iou=0.25), images_per_shard=2)
 STREAM = StreamSettings(input_size=32, batch_size=5, seed=3)
@@ -130,14 +131,17 @@ def test_every_sample_comes_once_in_an_epoch(datasets: Path) -> None:
     assert orders[0] != sorted(orders[0])
 
 
-def test_loader_processes_and_a_later_start_give_the_same_batches(datasets: Path) -> None:
+@pytest.mark.parametrize("method", START_METHODS)
+def test_loader_processes_and_a_later_start_give_the_same_batches(
+    datasets: Path, method: str
+) -> None:
     patches = open_patches(datasets / "shards")
     alone = [PatchDataset(patches, STREAM).batch(number) for number in (2, 3, 4, 5)]
     loader = DataLoader(
         PatchDataset(patches, STREAM, start=2),
         batch_size=None,
         num_workers=2,
-        multiprocessing_context="fork",
+        multiprocessing_context=method,
     )
     for mine, its in zip(alone, islice(loader, 4), strict=True):
         for one, other in zip(mine, its, strict=True):

@@ -14,6 +14,7 @@ from bpr.pipeline.training.patch_stream import (
     find_labelled_images,
     sample_patches,
 )
+from tests.systems import START_METHODS
 
 SETTINGS = StreamSettings(input_size=32, batch_size=6, seed=3)
 
@@ -58,13 +59,16 @@ def test_a_batch_depends_on_its_number_and_the_seed_alone(photographs_folder: Pa
     assert not np.array_equal(one.batch(5)[0], one.batch(6)[0])
 
 
-def test_loader_processes_and_a_later_start_give_the_same_batches(photographs_folder: Path) -> None:
+@pytest.mark.parametrize("method", START_METHODS)
+def test_loader_processes_and_a_later_start_give_the_same_batches(
+    photographs_folder: Path, method: str
+) -> None:
     alone = [stream(photographs_folder).batch(number) for number in (2, 3, 4, 5)]
     loader = DataLoader(
         stream(photographs_folder, start=2),
         batch_size=None,
         num_workers=2,
-        multiprocessing_context="fork",
+        multiprocessing_context=method,
     )
     for (patches, targets), (its_patches, its_targets) in zip(
         alone, islice(loader, 4), strict=True
