@@ -20,6 +20,7 @@ EXTRA_OF = {
     "fsspec": "stores",
     "httpx": "client",
     "onnx": "export",
+    "opentelemetry": "otel",
     "prometheus_client": "serve",
     "pydantic_settings": "serve",
     "python_multipart": "serve",

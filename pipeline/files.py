@@ -1,7 +1,7 @@
 """Files that are either there as a whole or not at all, on a disk or in an object store.
 
 A path of an object store is a `upath.UPath`: it behaves like `pathlib.Path` but does not inherit
-from it. `bpr.scripts.options.parse_path` makes both. Here are the cases in which they differ.
+from it. `object_path` makes them. Here are the cases in which they differ.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+from bpr._extras import install_command
 from bpr._replace import replace_file
 
 try:
@@ -26,6 +27,34 @@ except ImportError:  # Windows
 
 WORK = ".bpr"
 """The folder inside a folder of results in which a command keeps its journal."""
+
+
+def object_path(url: str) -> Path:
+    """A place in an object store.
+
+    Args:
+        url: s3://bucket/folder for instance.
+
+    Raises:
+        ValueError: the store cannot be reached, or the libraries for it are missing.
+    """
+    try:
+        from upath import UPath
+
+        # what other workers write must be seen, so listings are not remembered
+        path = UPath(url, use_listings_cache=False)
+        path.exists()
+    except ImportError as error:
+        raise ValueError(
+            f"{url}: expected the libraries of object stores, found no module {error.name!r}: "
+            f"{install_command('stores')}"
+        ) from None
+    except Exception as error:  # each store has errors of its own
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{url}: expected an object store that can be reached, got: {reason}"
+        ) from None
+    return cast(Path, path)
 
 
 def is_local(path: Path) -> bool:

@@ -13,6 +13,7 @@ from bpr.pipeline.chain_runner import ChainRunner
 from bpr.pipeline.host import HostRunner
 from bpr.pipeline.runner import Runner
 from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
+from bpr.refiner.patch_batch import Logits, PatchBatch
 from bpr.refiner.predictor import LoadedPredictor, load_predictor
 
 HOST_CHANNELS = 4  # of the paper's patches: colours and the mask
@@ -24,6 +25,8 @@ class LoadedNetwork:
 
     runner: Callable[[int], Runner]
     """Makes a runner with an empty batch of so many patches (a GPU's size is fixed)."""
+    predict: Callable[[PatchBatch], Logits]
+    """Runs the network on patches that are cut already."""
     config: ModelConfig
     weights_sha256: str  # of the weights' file
     name: str  # of the weights
@@ -73,6 +76,7 @@ def network_of(predictor: LoadedPredictor) -> LoadedNetwork:
 
     return LoadedNetwork(
         runner=runner,
+        predict=predictor,
         config=predictor.config,
         weights_sha256=predictor.weights_sha256,
         name=predictor.name,

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from bpr._extras import install_command, needs_extra
+from bpr._extras import needs_extra
+from bpr.pipeline.files import object_path
 from bpr.pipeline.formats.images import MAX_PIXELS
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.model_config import PatchSize
@@ -25,28 +26,12 @@ def parse_path(text: str) -> Path:
     """A path that is named; `Path("")` would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return _object_path(text) if "://" in text else Path(text)
-
-
-def _object_path(text: str) -> Path:
-    """A place in an object store, which has the methods of a path; see `bpr.pipeline.files`."""
+    if "://" not in text:
+        return Path(text)
     try:
-        from upath import UPath
-
-        # what other workers write must be seen, so listings are not remembered
-        path = UPath(text, use_listings_cache=False)
-        path.exists()
-    except ImportError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text}: expected the libraries of object stores, found no module {error.name!r}: "
-            f"{install_command('stores')}"
-        ) from None
-    except Exception as error:  # each store has errors of its own
-        reason = " ".join(str(error).split())
-        raise argparse.ArgumentTypeError(
-            f"{text}: expected an object store that can be reached, got: {reason}"
-        ) from None
-    return cast(Path, path)
+        return object_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_prediction(

@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bpr.service.logs import start_logging
     from bpr.service.server import listen, serve
     from bpr.service.settings import ServiceSettings, load_settings
+    from bpr.service.tracing import start_tracing
 
     given = {k: v for k, v in vars(arguments).items() if k in ServiceSettings.model_fields}
     config: Path | None = arguments.config
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         serve_on_ray(settings)
         return 0
     with listen(settings.host, settings.port) as listener:
-        app = create_app(settings, partial(load_networks, settings))
+        app = create_app(settings, partial(load_networks, settings), start_tracing(settings))
         start_logging(settings.log_level)
         serve(app, listener, settings)
     return 0

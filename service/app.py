@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,17 +26,20 @@ from starlette.exceptions import HTTPException
 from bpr import __version__
 from bpr._extras import needs_extra
 from bpr.pipeline.network import LoadedNetwork, load_network
-from bpr.service import label_studio, openapi, pages, samples
+from bpr.service import kserve, label_studio, openapi, pages, samples
 from bpr.service.answers import MEDIA_TYPES, PNG, choose_media_type
 from bpr.service.forms import read_image_alone, read_upload
-from bpr.service.gate import Gate
+from bpr.service.gate import Allowance, Gate, usual_allowance
 from bpr.service.guard import Guard
 from bpr.service.inputs import Patience
+from bpr.service.jobs import routes as job_routes
+from bpr.service.jobs.routes import Jobs
 from bpr.service.metrics import Metrics
-from bpr.service.problems import Problem, problem_response
+from bpr.service.problems import NOTHING_HERE, Problem, problem_response
 from bpr.service.refinery import EncodedAnswer, RefinedRequest, Refinery, Wish
 from bpr.service.schemas import Detector, Model, Progress, RefineAnswer, Status
 from bpr.service.settings import ServiceSettings
+from bpr.service.tracing import NoTracing, Tracing
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
     from bpr.pipeline.detection import InstanceDetector
@@ -53,35 +57,45 @@ class Networks:
     detector: InstanceDetector | None = None
 
 
-def create_app(settings: ServiceSettings, load: Callable[[], Networks]) -> FastAPI:
+def create_app(
+    settings: ServiceSettings, load: Callable[[], Networks], tracing: Tracing | None = None
+) -> FastAPI:
     """Build the service.
 
     Args:
         settings: everything that can be set. POST /segment exists where they name a detector.
         load: gives the networks; called in a thread once the app runs. Until they are there and
             warm, the app answers, and says that it is loading.
+        tracing: where spans go; None: nowhere.
 
     Returns:
         The app. `app.state.gate` is its Gate: whoever runs the app drains it before the end, and
         ends where it has a failure.
 
     Raises:
-        ValueError: the file of keys cannot be read.
+        ValueError: the file of keys cannot be read, or the folder of jobs not be used.
     """
-    metrics, gate = Metrics(), Gate(settings)
+    metrics, gate, traced = Metrics(), Gate(settings), tracing or NoTracing()
     running: dict[str, Patience] = {}
     metrics.watch("bpr_requests_in_process", "Requests let in", lambda: gate.in_process)
     metrics.watch("bpr_uploads", "Requests whose body is being received", lambda: gate.uploads)
 
+    jobs = None if settings.jobs_folder is None else Jobs(settings, gate, metrics)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(_start(app, settings, load, gate, metrics))
+        if jobs is not None:
+            jobs.queue.start()
+        starting = asyncio.create_task(_start(app, settings, load, gate, metrics, traced))
         yield
         gate.drain()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
+        if jobs is not None:
+            await asyncio.to_thread(jobs.queue.close)
         if app.state.refinery is not None:
             await asyncio.to_thread(app.state.refinery.close)
+        await asyncio.to_thread(traced.close)
 
     app = FastAPI(
         title="bpr",
@@ -99,29 +113,42 @@ def create_app(settings: ServiceSettings, load: Callable[[], Networks]) -> FastA
         settings=settings,
         gate=gate,
         metrics=metrics,
-        costly=frozenset({REFINE, SEGMENT, label_studio.PREDICT}),
+        costly=partial(_allowance, settings),
+        tracing=traced,
         running=running,
     )
     if settings.cors_origins:
         app.add_middleware(
             Cors,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["X-API-Key", "Authorization", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After", "Server-Timing"],
         )
     _add_problem_handlers(app)
-    _add_refine(app, settings)
+    _add_refine(app, settings, traced)
     if settings.detector is not None:
-        _add_segment(app, settings)
+        _add_segment(app, settings, traced)
+    if jobs is not None:
+        job_routes.add_routes(app, jobs)
     _add_progress(app, running)
     _add_operation(app, gate, metrics)
+    kserve.add_routes(app, settings, gate)
     if settings.label_studio_url is not None:
         label_studio.add_routes(app, settings)
     pages.add_routes(app)
     samples.add_routes(app, settings)
     openapi.complete(app, has_keys=not gate.keys.is_open)
     return app
+
+
+def _allowance(settings: ServiceSettings, path: str) -> Allowance | None:
+    """What a POST to a path may take; None for paths that cost nothing."""
+    if path in (REFINE, SEGMENT, label_studio.PREDICT):
+        return usual_allowance(settings, path)
+    if path == job_routes.JOBS and settings.jobs_folder is not None:
+        return job_routes.jobs_allowance(settings)
+    return kserve.infer_allowance(settings, path)
 
 
 class Cors(CORSMiddleware):
@@ -139,8 +166,8 @@ class Cors(CORSMiddleware):
             "X-Request-ID": request_id,
         }
         detail = (
-            "Origin: expected one of cors_origins with the method GET or POST and the headers that "
-            "the API takes, got another one."
+            "Origin: expected one of cors_origins with the method GET, POST or DELETE and the "
+            "headers that the API takes, got another one."
         )
         scope = {"state": {"request_id": request_id}}
         return problem_response(answer.status_code, detail, scope, headers)
@@ -179,6 +206,7 @@ async def _start(
     load: Callable[[], Networks],
     gate: Gate,
     metrics: Metrics,
+    tracing: Tracing,
 ) -> None:
     """Load the networks, run them once, and open the gate."""
     try:
@@ -190,8 +218,17 @@ async def _start(
         gate.fail(error)
         return
     runner = networks.network.runner(settings.batch_size)
-    refinery = Refinery(runner, networks.detector, _describe(networks), patches, settings, metrics)
-    app.state.refinery = refinery
+    refinery = Refinery(
+        runner=runner,
+        network=networks.network,
+        detector=networks.detector,
+        model=_describe(networks),
+        patches=patches,
+        settings=settings,
+        metrics=metrics,
+        tracing=tracing,
+    )
+    app.state.refinery, gate.model = refinery, refinery.model
     try:
         await refinery.warm_up()
     except Exception:
@@ -219,6 +256,7 @@ def _describe(networks: Networks) -> Model:
     network, detector = networks.network, networks.detector
     return Model(
         name=network.name,
+        version=network.weights_sha256[:12],
         weights_sha256=network.weights_sha256,
         backend=network.backend,
         bpr=__version__,
@@ -228,7 +266,7 @@ def _describe(networks: Networks) -> Model:
     )
 
 
-def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
+def _add_refine(app: FastAPI, settings: ServiceSettings, traced: Tracing) -> None:
     @app.post(
         REFINE,
         summary="Refine the masks of one image",
@@ -247,14 +285,15 @@ def _add_refine(app: FastAPI, settings: ServiceSettings) -> None:
         cutout: Cutout = False,
     ) -> Response:
         wish = _wish(request, details, alpha, cutout)
-        upload = await read_upload(request, settings)
+        with traced.stage("receive"):
+            upload = await read_upload(request, settings)
         refinery, patience = app.state.refinery, request.state.patience
         refined = await refinery.refine_upload(upload, patience, wish.is_soft)
         encoded = await refinery.encode(refined, wish, upload.image_name, patience)
         return _respond(request, wish, refined, encoded)
 
 
-def _add_segment(app: FastAPI, settings: ServiceSettings) -> None:
+def _add_segment(app: FastAPI, settings: ServiceSettings, traced: Tracing) -> None:
     @app.post(
         SEGMENT,
         summary="Find the instances of one image, with refined masks",
@@ -273,7 +312,8 @@ def _add_segment(app: FastAPI, settings: ServiceSettings) -> None:
         cutout: Cutout = False,
     ) -> Response:
         wish = _wish(request, details, alpha, cutout)
-        upload = await read_image_alone(request, settings)
+        with traced.stage("receive"):
+            upload = await read_image_alone(request, settings)
         refinery, patience = app.state.refinery, request.state.patience
         refined = await refinery.segment(upload, patience, wish.is_soft)
         encoded = await refinery.encode(refined, wish, upload.image_name, patience)
@@ -346,7 +386,6 @@ def _add_progress(app: FastAPI, running: Mapping[str, Patience]) -> None:
 
 def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
     @app.get("/healthz", summary="Whether the process lives", tags=["operation"])
-    @app.get("/v2/health/live", summary="The same, as KServe asks", tags=["operation"])
     async def live() -> Status:
         return Status(status=gate.status)
 
@@ -356,32 +395,7 @@ def _add_operation(app: FastAPI, gate: Gate, metrics: Metrics) -> None:
         responses=openapi.NOT_READY,
         tags=["operation"],
     )
-    @app.get(
-        "/v2/health/ready",
-        summary="The same, as KServe asks",
-        responses=openapi.NOT_READY,
-        tags=["operation"],
-    )
     async def ready() -> Status:
-        gate.check_ready()
-        return Status(status="ok")
-
-    @app.get(
-        "/v2/models/{name}/ready",
-        summary="Whether a model is ready, as KServe asks",
-        responses={**openapi.NOT_READY, **openapi.NOT_FOUND},
-        tags=["operation"],
-    )
-    async def model_ready(name: str) -> Status:
-        refinery = app.state.refinery
-        if refinery is None:
-            gate.check_ready()
-        if name != refinery.model.name:
-            raise Problem(
-                HTTPStatus.NOT_FOUND,
-                f"expected the model {refinery.model.name}, got another",
-                "model",
-            )
         gate.check_ready()
         return Status(status="ok")
 
@@ -414,7 +428,7 @@ def _add_problem_handlers(app: FastAPI) -> None:
 
 
 _HTTP_WORDS = {
-    404: "There is nothing at this address. GET /docs lists what there is.",
+    404: NOTHING_HERE,
     405: "This address takes another method: see the header Allow, or GET /docs.",
 }
 

@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from bpr.pipeline.plan import Answer, Plan
 from bpr.pipeline.runner import PendingImage, Runner
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class NetworkFailed(Exception):
@@ -77,6 +80,7 @@ class Batcher:
         self._on_batch = on_batch
         self._changed = threading.Condition()
         self._line: deque[_Waiting] = deque()  # whoever is first gets the next share
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._is_closed = False
         self._rate = 0.0  # patches a second while it runs; 0: not known yet
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
@@ -97,6 +101,20 @@ class Batcher:
                 future.set_exception(Closed())
             else:
                 self._line.append(_Waiting(pending, planned.num_patches, future))
+                self._changed.notify()
+        return future
+
+    def call(self, function: Callable[[], Result]) -> Future[Result]:
+        """Run a function of the network between two batches; one after each batch.
+
+        The future's exception is NetworkFailed or Closed where there is no answer.
+        """
+        future: Future[Result] = Future()
+        with self._changed:
+            if self._is_closed:
+                future.set_exception(Closed())
+            else:
+                self._calls.append((function, future))
                 self._changed.notify()
         return future
 
@@ -140,15 +158,19 @@ class Batcher:
         while self._run_batch():
             pass
         with self._changed:
-            for waiting in self._line:
-                _settle(waiting.future, Closed())
+            for future in (*(w.future for w in self._line), *(f for _, f in self._calls)):
+                _settle(future, Closed())
             self._line.clear()
+            self._calls.clear()
 
     def _run_batch(self) -> bool:
         """Wait for a batch and run it; False at the end. Keeps nothing of it when it returns."""
         line = self._wait_for_work()
         if line is None:
             return False
+        self._run_call()
+        if not line:
+            return True
         members: list[_Waiting] = []
         started = time.perf_counter()
         try:
@@ -172,17 +194,37 @@ class Batcher:
             self._line = deque([*waiting_longer, *members[1:], *members[:1]])
         return True
 
+    def _run_call(self) -> None:
+        """Run the function that has waited for the longest time, if there is one."""
+        with self._changed:
+            if not self._calls:
+                return
+            function, future = self._calls.popleft()
+        if future.done():
+            return
+        try:
+            outcome = function()
+        except Exception as error:  # as for a batch
+            logger.exception("the network failed")
+            outcome = NetworkFailed(str(error))
+        _settle(future, outcome)
+
     def _learn_rate(self, measured: float) -> None:
         """An average in which the last ten batches count most."""
         self._rate = 0.9 * self._rate + 0.1 * measured if self._rate else measured
 
     def _wait_for_work(self) -> list[_Waiting] | None:
-        """The line, once a batch is full or someone has waited enough; None at the end."""
+        """The line, once a batch is full or someone has waited enough; None at the end.
+
+        It may be empty where a function is to be called.
+        """
         with self._changed:
             while True:
                 self._line = deque(w for w in self._line if not w.future.done())
                 if self._is_closed:
                     return None
+                if self._calls:
+                    return list(self._line)
                 if not self._line:
                     self._changed.wait()
                     continue
@@ -245,7 +287,7 @@ def _predicted(waiting: _Waiting) -> Predicted:
     return Predicted(waiting.pending.answer(), begun - waiting.arrived, now - begun)
 
 
-def _settle(future: Future[Predicted], outcome: Predicted | Exception) -> None:
+def _settle(future: Future[Any], outcome: Any) -> None:
     """Give a future its outcome, unless it was cancelled in the meantime."""
     if not future.set_running_or_notify_cancel():
         return

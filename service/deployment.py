@@ -30,6 +30,7 @@ from bpr.service.app import create_app, load_networks
 from bpr.service.gate import Gate
 from bpr.service.logs import start_logging
 from bpr.service.settings import ServiceSettings
+from bpr.service.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ def serve_on_ray(settings: ServiceSettings) -> None:
         ray.shutdown()
 
 
+def replica_settings(settings: ServiceSettings) -> ServiceSettings:
+    """The settings in a replica: jobs join its cluster by the address that is good there."""
+    return settings.model_copy(update={"ray_address": ray.get_runtime_context().gcs_address})
+
+
 def _deploy(settings: ServiceSettings, version: str, is_draining: bool) -> None:
     """Start the replicas, or tell the running ones to drain.
 
@@ -76,7 +82,8 @@ def _deploy(settings: ServiceSettings, version: str, is_draining: bool) -> None:
     def build() -> FastAPI:
         # in the replica: an app with a network in it cannot be sent there
         start_logging(settings.log_level)
-        return create_app(settings, partial(load_networks, settings))
+        here = replica_settings(settings)
+        return create_app(here, partial(load_networks, here), start_tracing(here))
 
     @serve.ingress(build)
     class Refiner:

@@ -34,20 +34,25 @@ async def read_image_alone(request: Request, settings: ServiceSettings) -> Uploa
     parts = await _parts(request, settings)
     if unknown := {part.name for part in parts} - {"image"}:
         raise bad_request(
-            f"expected the part image alone, got {_plain(min(unknown))!r} too; masks go to /refine"
+            f"expected the part image alone, got {plain(min(unknown))!r} too; masks go to /refine"
         )
     part = _only(parts, "image")
     return Upload(_as_file(part, "image"), part.file_name)
 
 
+def media_type_of(request: Request) -> str:
+    """The type of a request's body, without parameters; "" where it has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _parts(request: Request, settings: ServiceSettings) -> list[Part]:
-    content_type = request.headers.get("content-type", "")
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     if media_type != "multipart/form-data":
         raise wrong_type(
-            f"body: expected multipart/form-data, got {_plain(media_type) or 'no type'}"
+            f"body: expected multipart/form-data, got {plain(media_type) or 'no type'}"
         )
     # the image besides the masks, and one more: `read_inputs` says what there is too much of
+    content_type = request.headers["content-type"]
     return await read_parts(request.stream(), content_type, settings.max_instances + 2)
 
 
@@ -55,7 +60,7 @@ def _sort(parts: Sequence[Part]) -> Upload:
     names = {part.name for part in parts}
     if unknown := names - {"image", *_KINDS}:
         raise bad_request(
-            f"expected the parts image and one of {', '.join(_KINDS)}, got {_plain(min(unknown))!r}"
+            f"expected the parts image and one of {', '.join(_KINDS)}, got {plain(min(unknown))!r}"
         )
     given = [kind for kind in _KINDS if kind in names]
     if len(given) != 1:
@@ -84,11 +89,11 @@ def _only(parts: Sequence[Part], name: str) -> Part:
 
 
 def _as_file(part: Part, name: str) -> NamedFile:
-    shown = _plain(part.file_name)
+    shown = plain(part.file_name)
     return NamedFile(part.content, f"{name} ({shown})" if shown else name)
 
 
-def _plain(text: str) -> str:
+def plain(text: str, longest: int = _LONGEST_NAME) -> str:
     """A name from outside, fit to be shown."""
     shown = "".join(character for character in text if character.isprintable())
-    return shown if len(shown) <= _LONGEST_NAME else shown[: _LONGEST_NAME - 3] + "..."
+    return shown if len(shown) <= longest else shown[: longest - 3] + "..."

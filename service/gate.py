@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
@@ -19,9 +20,31 @@ from starlette.datastructures import Headers
 
 from bpr.service.keys import Key, Keys
 from bpr.service.problems import RETRY_AFTER_S, Problem, draining, too_large, unavailable
+from bpr.service.schemas import Model
 from bpr.service.settings import ServiceSettings
 
 _MINUTE_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """What a request to a costly address may take."""
+
+    route: str  # as metrics name it
+    max_bytes: int  # of the body
+    upload_timeout_s: float  # for the body to come in
+    timeout_s: float  # from the first byte to the answer
+    is_on_disk: bool = False  # the body is written to disk as it comes: no memory, no work
+
+
+def usual_allowance(settings: ServiceSettings, route: str) -> Allowance:
+    """For a request whose body is held in memory and worked on at once."""
+    return Allowance(
+        route=route,
+        max_bytes=settings.max_body_bytes,
+        upload_timeout_s=settings.upload_timeout_s,
+        timeout_s=settings.request_timeout_s,
+    )
 
 
 class Gate:
@@ -34,6 +57,7 @@ class Gate:
     def __init__(self, settings: ServiceSettings) -> None:
         self.keys = Keys(settings)
         self.status: Literal["loading", "ok", "draining"] = "loading"
+        self.model: Model | None = None  # what answers, once it is loaded
         self.failure: Exception | None = None  # why the model could not be loaded
         self.uploads = 0  # requests whose body comes in
         self.working = 0  # requests whose body is there and whose answer is not
@@ -69,12 +93,13 @@ class Gate:
             raise draining()
 
     @contextmanager
-    def enter(self, headers: Headers, address: str) -> Iterator[Place]:
+    def enter(self, headers: Headers, address: str, allowance: Allowance) -> Iterator[Place]:
         """Let a request in, before its body is read, and out again.
 
         Args:
             headers: of the request.
             address: of the client, which counts as one client where there is no key.
+            allowance: of the address that is asked.
 
         Raises:
             Problem: 401 no or a wrong key, 413 a body announced that is too large, 429 full or
@@ -82,15 +107,17 @@ class Gate:
         """
         key = self.keys.check(headers)
         self.check_ready()
-        limit = self._settings.max_body_bytes
+        limit = allowance.max_bytes
         announced = headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > limit:
             raise body_too_large(limit)
         self._check_client(key, address)
-        self.check_work()
+        if not allowance.is_on_disk:
+            self.check_work()
         if self.uploads >= self._settings.max_uploads:
             raise too_many("All places for uploads are taken.", "uploads")
-        place = Place(self, f"key {key.name}" if key else address, key.name if key else None)
+        client = f"key {key.name}" if key else address
+        place = Place(self, allowance, client, key.name if key else None)
         try:
             yield place
         finally:
@@ -125,9 +152,9 @@ class Gate:
 class Place:
     """The place of one request: for its upload, then for work, then for its answer."""
 
-    def __init__(self, gate: Gate, client: str, key_name: str | None) -> None:
-        self.key_name = key_name
-        self._gate, self._client = gate, client
+    def __init__(self, gate: Gate, allowance: Allowance, client: str, key_name: str | None) -> None:
+        self.client, self.key_name = client, key_name
+        self._gate, self._allowance = gate, allowance
         self._stage: Literal["upload", "work", "answer", "gone"] = "upload"
         self._bytes = 0
         self._abort: Callable[[], None] = _nothing
@@ -142,14 +169,18 @@ class Place:
         """
         gate, limit = self._gate, self._gate._settings.max_body_bytes
         self._bytes += size
+        if self._bytes > self._allowance.max_bytes:
+            raise body_too_large(self._allowance.max_bytes)
+        if self._allowance.is_on_disk:
+            return
         gate._bytes += size
-        if self._bytes > limit:
-            raise body_too_large(limit)
         if gate._bytes > limit * gate._settings.max_requests:
             raise too_many("The service holds as many bytes as it may.", "uploads")
 
     def begin_work(self) -> None:
         """The body is there. Problem (429) where no place for work is free."""
+        if self._allowance.is_on_disk:
+            return
         self._gate.check_work()
         self._gate.uploads -= 1
         self._gate.working += 1
@@ -180,10 +211,11 @@ class Place:
         else:
             del gate._answers[self]
         self._stage = "gone"
-        gate._bytes -= self._bytes
-        gate._of_client[self._client] -= 1
-        if not gate._of_client[self._client]:
-            del gate._of_client[self._client]
+        if not self._allowance.is_on_disk:
+            gate._bytes -= self._bytes
+        gate._of_client[self.client] -= 1
+        if not gate._of_client[self.client]:
+            del gate._of_client[self.client]
 
 
 class _Rate:

@@ -8,19 +8,21 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bpr.service.gate import Gate, Place
+from bpr.service.gate import Allowance, Gate, Place
 from bpr.service.inputs import Patience
 from bpr.service.metrics import Metrics
-from bpr.service.problems import Problem, problem_response, unavailable
+from bpr.service.problems import NOTHING_HERE, Problem, problem_response, unavailable
 from bpr.service.settings import ServiceSettings
+from bpr.service.tracing import Tracing
 
 logger = logging.getLogger("bpr.service.requests")
 
@@ -49,7 +51,8 @@ class Guard:
         settings: limits.
         gate: lets requests to the costly routes in.
         metrics: told of every answer.
-        costly: paths that go through the gate.
+        costly: what a POST to a path may take; None for paths that do not go through the gate.
+        tracing: gets a span of every request to a costly path.
         running: filled with the requests that are past the gate, by request id.
     """
 
@@ -59,11 +62,12 @@ class Guard:
         settings: ServiceSettings,
         gate: Gate,
         metrics: Metrics,
-        costly: Collection[str],
+        costly: Callable[[str], Allowance | None],
+        tracing: Tracing,
         running: dict[str, Patience],
     ) -> None:
         self._app, self._settings, self._gate, self._metrics = app, settings, gate, metrics
-        self._costly, self._running = costly, running
+        self._costly, self._tracing, self._running = costly, tracing, running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens in it."""
@@ -71,9 +75,24 @@ class Guard:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, send, self._gate)
+        allowance = self._costly(scope["path"]) if scope["method"] == "POST" else None
+        if allowance is None:
+            await self._answer(scope, receive, exchange, None)
+            return
+        with self._tracing.request(scope, allowance.route, exchange.request_id) as span:
+            scope["state"]["trace_id"] = span.trace_id
+            await self._answer(scope, receive, exchange, allowance)
+            span.finish(exchange.status)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, exchange: _Exchange, allowance: Allowance | None
+    ) -> None:
         try:
-            if scope["path"] in self._costly and scope["method"] == "POST":
-                await self._run_costly(scope, receive, exchange)
+            if not scope["path"].isprintable():
+                # routes match a path that ends in a line break; `costly` does not
+                raise Problem(HTTPStatus.NOT_FOUND, NOTHING_HERE, "path")
+            if allowance is not None:
+                await self._run_costly(scope, receive, exchange, allowance)
             else:
                 await self._app(scope, receive, exchange.send)
         except Problem as problem:
@@ -94,21 +113,23 @@ class Guard:
         finally:
             self._record(scope, exchange)
 
-    async def _run_costly(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+    async def _run_costly(
+        self, scope: Scope, receive: Receive, exchange: _Exchange, allowance: Allowance
+    ) -> None:
         with contextlib.ExitStack() as stack:
             headers = Headers(scope=scope)
             try:
-                place = stack.enter_context(self._gate.enter(headers, _address(scope)))
+                place = stack.enter_context(self._gate.enter(headers, address_of(scope), allowance))
             except Problem:
                 if "expect" not in headers:  # with it, the client waits for a word first
                     await _discard(receive)
                 raise
             exchange.place = place
-            patience = Patience(self._settings.request_timeout_s)
-            scope["state"].update(patience=patience, key=place.key_name)
+            patience = Patience(allowance.timeout_s)
+            scope["state"].update(patience=patience, client=place.client, key=place.key_name)
             self._running[exchange.request_id] = patience
             stack.callback(self._running.pop, exchange.request_id, None)
-            body = _Body(receive, place, self._settings)
+            body = _Body(receive, place, self._settings, allowance)
             await self._run_while_wanted(scope, body, exchange, patience)
 
     async def _run_while_wanted(
@@ -140,25 +161,28 @@ class Guard:
 
     def _record(self, scope: Scope, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.started
-        route = getattr(scope.get("route"), "path", None)
-        if route is None:
-            route = scope["path"] if scope["path"] in self._costly else "other"
+        allowance = self._costly(scope["path"])
+        is_costly = allowance is not None
+        if allowance is not None:
+            route = allowance.route
+        else:
+            route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, str(exchange.status)).inc()
         self._metrics.latency.labels(route).observe(seconds)
         state = scope["state"]
         reason = "client_left" if exchange.status == CLIENT_LEFT else state.get("reason")
         if state.get("key"):
             self._metrics.client_requests.labels(state["key"], str(exchange.status)).inc()
-        if reason and route in self._costly:
+        if reason and is_costly:
             self._metrics.rejections.labels(reason).inc()
-        level = logging.INFO if route in self._costly else logging.DEBUG
+        level = logging.INFO if is_costly else logging.DEBUG
         logger.log(
             level,
             "request",
             extra={
                 "request_id": exchange.request_id,
-                "client": _address(scope),
-                **({"key": state["key"]} if state.get("key") else {}),
+                "client": address_of(scope),
+                **{name: state[name] for name in ("key", "trace_id") if state.get(name)},
                 "method": scope["method"],
                 "path": scope["path"][:200],
                 "status": exchange.status,
@@ -203,6 +227,9 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
+            if self._gate.model is not None:
+                headers["X-Model-Name"] = quote(self._gate.model.name)
+                headers["X-Model-Version"] = self._gate.model.version
             for name, value in _SAFE_HEADERS.items():
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
@@ -240,11 +267,13 @@ class _Exchange:
 class _Body:
     """The body of a request as it comes in: not too large, not too slow."""
 
-    def __init__(self, receive: Receive, place: Place, settings: ServiceSettings) -> None:
+    def __init__(
+        self, receive: Receive, place: Place, settings: ServiceSettings, allowance: Allowance
+    ) -> None:
         self._receive, self._place = receive, place
-        self._timeout_s = settings.upload_timeout_s
+        self._timeout_s = allowance.upload_timeout_s
         self._window = settings.min_upload_bytes_per_s * _WINDOW_S  # bytes
-        self._deadline = time.monotonic() + settings.upload_timeout_s
+        self._deadline = time.monotonic() + self._timeout_s
         self._window_ends = time.monotonic() + _WINDOW_S
         self._in_window = 0
         self._is_complete = asyncio.Event()
@@ -296,8 +325,8 @@ class _Body:
             pass
 
 
-def _address(scope: Scope) -> str:
-    """Of the client; of what a proxy on this machine says in X-Forwarded-For."""
+def address_of(scope: Scope) -> str:
+    """Address of the client; of what a proxy on this machine says in X-Forwarded-For."""
     client = scope.get("client")
     return str(client[0])[:64] if client else ""
 

@@ -37,6 +37,7 @@ class Metrics:
             "bpr_client_requests", "Answers by name of the API key and status", ["key", "status"],
             registry=self.registry,
         )  # fmt: skip
+        self.jobs = Counter("bpr_jobs", "Jobs that ended", ["status"], registry=self.registry)
         self.instances = Counter("bpr_instances", "Instances refined", registry=self.registry)
         self.patches = Counter("bpr_patches", "Patches predicted", registry=self.registry)
         self.batch_fill = Histogram(

@@ -89,6 +89,10 @@ REFINE_BODY = _form(
 SEGMENT_BODY = _form({}, {})
 
 
+_WITH_KEY = ("/refine", "/segment", "/jobs")
+_INFER = "/infer"
+
+
 def _problem(description: str, **headers: str) -> dict[str, Any]:
     described: dict[str, Any] = {
         "description": description,
@@ -108,6 +112,7 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: _problem("There is no such model")}
 NOT_RUNNING: dict[int | str, dict[str, Any]] = {404: _problem("There is no such request now")}
+MODEL: dict[int | str, dict[str, Any]] = {**NOT_READY, **NOT_FOUND}
 REFINE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The refined masks",
@@ -134,6 +139,120 @@ REFINE_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+INFER_DESCRIPTION = """\
+KServe's protocol, version 2. The input `patches` is (N, S, S, C) UINT8: R, G, B and the coarse mask
+as 0 or 1. The output `logits` is (N, S, S) FP32: values above 0 are the object. `GET
+/v2/models/{name}` gives S and C. Binary tensors are taken and given, as the header
+`Inference-Header-Content-Length` says.
+"""
+INFER_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": 1,
+                            "items": {"type": "object"},
+                        },
+                        "outputs": {"type": "array", "items": {"type": "object"}},
+                        "parameters": {"type": "object"},
+                    },
+                }
+            },
+            "application/octet-stream": {"schema": _FILE},
+        },
+    }
+}
+INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The logits",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "application/octet-stream": {"schema": _FILE},
+        },
+    },
+    **{status: REFINE_RESPONSES[status] for status in (400, 401, 408, 413, 415, 422, 429, 503)},
+    404: _problem("There is no such model"),
+}
+
+JOBS_DESCRIPTION = """\
+Send `predictions` (a zip of what `bpr refine` reads, or a COCO json) and `images` (zips or image
+files); or `image` with `masks`, `instance_map` or `instances` as to `/refine`. The answer has the
+`id` of the job; `GET /jobs/{id}` says how far it is, and `GET /jobs/{id}/result` gives a zip of the
+files that `bpr refine` writes.
+
+    curl -F predictions=@results.json -F images=@images.zip SERVICE/jobs
+
+A json body names files in a store that the operator allows: `predictions`, `images`,
+`images_json` and, for the results, `out`.
+"""
+JOBS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "predictions": {**_FILE, "description": "a zip archive or a COCO json"},
+                        "images": {
+                            "type": "array",
+                            "items": _FILE,
+                            "description": "zip archives or image files",
+                        },
+                        "images_json": {
+                            **_FILE,
+                            "description": "a COCO json with the file name of each image id",
+                        },
+                        "image": {**_FILE, "description": "one image, instead of predictions"},
+                        "masks": {"type": "array", "items": _FILE},
+                        "instance_map": _FILE,
+                        "instances": _FILE,
+                    },
+                    "additionalProperties": False,
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["predictions"],
+                    "properties": {
+                        name: {"type": "string"}
+                        for name in ("predictions", "images", "images_json", "out")
+                    },
+                    "additionalProperties": False,
+                }
+            },
+        },
+    }
+}
+JOBS_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: _problem("The request cannot be read: parts missing, unknown or repeated"),
+    401: _problem("No API key, or a wrong one, where the service wants one"),
+    408: _problem("The body came too slowly"),
+    413: _problem("More bytes or files than the service takes"),
+    415: _problem("A part, or the body, is of another type than expected"),
+    429: _problem("You have as many unfinished jobs as you may", Retry_After=_RETRY),
+    503: _problem("Loading, shutting down, or the disk is full", Retry_After=_RETRY),
+}
+JOB_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: _problem("No API key, or a wrong one, where the service wants one"),
+    404: _problem("There is no such job, or it is another's"),
+}
+RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The files", "content": {"application/zip": {"schema": _FILE}}},
+    **JOB_RESPONSES,
+    409: _problem("The job is not done, or its files are in an object store"),
+}
+
+
 def complete(app: FastAPI, has_keys: bool) -> None:
     """Add the schemas that only `REFINE_BODY` and problems refer to, and the API key."""
     generate = app.openapi
@@ -153,8 +272,10 @@ def complete(app: FastAPI, has_keys: bool) -> None:
                     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                     "bearer": {"type": "http", "scheme": "bearer"},
                 }
-                for path in {"/refine", "/segment"} & document["paths"].keys():
-                    document["paths"][path]["post"]["security"] = [{"key": []}, {"bearer": []}]
+                for path, operations in document["paths"].items():
+                    if path.startswith(_WITH_KEY) or path.endswith(_INFER):
+                        for operation in operations.values():
+                            operation["security"] = [{"key": []}, {"bearer": []}]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -14,6 +14,7 @@ from bpr.service.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
+NOTHING_HERE = "There is nothing at this address. GET /docs lists what there is."
 
 
 class Problem(HTTPException):
@@ -77,6 +78,9 @@ def problem_response(
         status=status,
         detail=detail,
         request_id=scope.get("state", {}).get("request_id", ""),
+        error=detail if scope.get("path", "").startswith("/v2/") else None,
     )
-    content = json.dumps(details.model_dump())  # ASCII: names from outside may hold anything
+    content = json.dumps(
+        details.model_dump(exclude_none=True)
+    )  # ASCII: names from outside may hold anything
     return Response(content, status, dict(headers or {}), MEDIA_TYPE)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 
 from bpr.pipeline.formats.images import encode_png
-from bpr.pipeline.instance import Instance, Int64Array, Mask, Prediction
+from bpr.pipeline.instance import (
+    Float32Array,
+    Instance,
+    Int64Array,
+    Mask,
+    Prediction,
+    UInt8Array,
+)
+from bpr.pipeline.network import LoadedNetwork
 from bpr.pipeline.plan import Plan
 from bpr.pipeline.refine import merge, plan
 from bpr.pipeline.runner import Runner
@@ -36,6 +44,7 @@ from bpr.service.metrics import Metrics
 from bpr.service.problems import draining, too_large, unavailable
 from bpr.service.schemas import Model
 from bpr.service.settings import ServiceSettings
+from bpr.service.tracing import Tracing
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
     from bpr.pipeline.detection import InstanceDetector
@@ -86,27 +95,32 @@ class Refinery:
 
     Args:
         runner: of the network.
+        network: the same, for patches that clients have cut themselves.
         detector: finds what is in images that come alone; None where there is no such thing.
         model: what answers say about them.
         patches: how patches are cut.
         settings: limits and sizes.
         metrics: told what was done.
+        tracing: gets a span of every stage.
     """
 
     def __init__(
         self,
+        *,
         runner: Runner,
+        network: LoadedNetwork,
         detector: InstanceDetector | None,
         model: Model,
         patches: PatchSettings,
         settings: ServiceSettings,
         metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self.model = model
         self.is_warm = False
-        self._runner, self._detector = runner, detector
+        self._runner, self._network, self._detector = runner, network, detector
         self._patches, self._settings = patches, settings
-        self._metrics = metrics
+        self._metrics, self._tracing = metrics, tracing
         cv2.setNumThreads(1)  # requests run beside each other already
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="stage")
         # one image at a time: detectors hold much memory, and use all cores alone
@@ -155,7 +169,8 @@ class Refinery:
             Problem: as `read`; 413 too many patches; 503 out of time or the network failed.
         """
         started = time.perf_counter()
-        inputs = await self._in_thread(patience, read)
+        with self._tracing.stage("read"):
+            inputs = await self._in_thread(patience, read)
         return await self._run(inputs, {"decode": time.perf_counter() - started}, patience, soft)
 
     async def refine_upload(
@@ -178,17 +193,51 @@ class Refinery:
             Problem: see `read_photograph`, `find_instances` and `refine`.
         """
         started = time.perf_counter()
-        photograph = await self._in_thread(patience, read_photograph, upload, self._settings)
+        with self._tracing.stage("read"):
+            photograph = await self._in_thread(patience, read_photograph, upload, self._settings)
         timings = {"decode": time.perf_counter() - started}
         started = time.perf_counter()
-        inputs = await self._in_thread(
-            patience,
-            find_instances,
-            *(photograph, self._detector, self._settings, patience),
-            pool=self._detecting,
-        )
+        with self._tracing.stage("detect"):
+            inputs = await self._in_thread(
+                patience,
+                find_instances,
+                *(photograph, self._detector, self._settings, patience),
+                pool=self._detecting,
+            )
         timings["detect"] = time.perf_counter() - started
         return await self._run(inputs, timings, patience, soft)
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """S, S, C of the network's patches."""
+        side = self._network.input_size
+        return side, side, self._network.config.channels
+
+    async def infer(self, patches: UInt8Array, patience: Patience) -> Float32Array:
+        """Run the network on patches that a client has cut, in turn with the batches of others.
+
+        Args:
+            patches: (N, S, S, C) uint8, see `patch_shape`.
+            patience: of the caller.
+
+        Returns:
+            (N, S, S) float32 logits of the object.
+
+        Raises:
+            Problem: 503 out of time or the network failed.
+        """
+        logits = np.empty(patches.shape[:3], np.float32)
+        step = self._runner.batch_size
+        started = time.perf_counter()
+        with self._tracing.stage("network", patches=len(patches)):
+            for start in range(0, len(patches), step):
+                batch = patches[start : start + step]
+                future = self._batcher.call(partial(self._network.predict, batch))
+                predicted: Float32Array = await self._outcome(future, patience)
+                logits[start : start + step] = predicted
+                self._count_batch(len(batch))
+        self._metrics.observe_stage("network", time.perf_counter() - started)
+        return logits
 
     async def encode(
         self, refined: RefinedRequest, wish: Wish, image_name: str, patience: Patience
@@ -201,7 +250,8 @@ class Refinery:
             image_name: of the uploaded file, for the names in a zip.
             patience: of the caller.
         """
-        encoded = await self._in_thread(patience, self._encode, refined, wish, image_name)
+        with self._tracing.stage("encode"):
+            encoded = await self._in_thread(patience, self._encode, refined, wish, image_name)
         self._metrics.observe_stage("encode", encoded.timings["encode"])
         return encoded
 
@@ -209,14 +259,32 @@ class Refinery:
         self, inputs: RequestInputs, timings: dict[str, float], patience: Patience, soft: bool
     ) -> RefinedRequest:
         started = time.perf_counter()
-        planned = await self._in_thread(patience, self._plan, inputs, patience, soft)
+        with self._tracing.stage("plan"):
+            planned = await self._in_thread(patience, self._plan, inputs, patience, soft)
         timings["plan"] = time.perf_counter() - started
-        self._check_hope(planned.num_patches, patience)
+        patches = planned.num_patches
+        self._check_hope(patches, patience)
         submitted = self._batcher.submit(planned)
         patience.standing = lambda: self._batcher.standing(submitted)
         del planned
+        with self._tracing.stage("network", patches=patches):
+            predicted = await self._outcome(submitted, patience)
+        timings["queue"], timings["network"] = predicted.queue_s, predicted.network_s
+        started = time.perf_counter()
+        with self._tracing.stage("merge"):
+            merged = await self._in_thread(patience, merge, predicted.answer)
+        timings["merge"] = time.perf_counter() - started
+        for stage, seconds in timings.items():
+            self._metrics.observe_stage(stage, seconds)
+        self._metrics.instances.inc(len(merged.instances))
+        return RefinedRequest(
+            inputs=inputs, after=merged, boxes=predicted.answer.boxes, timings=timings
+        )
+
+    async def _outcome(self, submitted: Future[Result], patience: Patience) -> Result:
+        """What the batcher gives. Problem (503) where that is nothing."""
         try:
-            predicted = await asyncio.wait_for(asyncio.wrap_future(submitted), patience.remaining_s)
+            return await asyncio.wait_for(asyncio.wrap_future(submitted), patience.remaining_s)
         except asyncio.TimeoutError:
             raise patience.problem() from None
         except NetworkFailed:
@@ -226,16 +294,6 @@ class Refinery:
             ) from None
         except Closed:
             raise draining() from None
-        timings["queue"], timings["network"] = predicted.queue_s, predicted.network_s
-        started = time.perf_counter()
-        merged = await self._in_thread(patience, merge, predicted.answer)
-        timings["merge"] = time.perf_counter() - started
-        for stage, seconds in timings.items():
-            self._metrics.observe_stage(stage, seconds)
-        self._metrics.instances.inc(len(merged.instances))
-        return RefinedRequest(
-            inputs=inputs, after=merged, boxes=predicted.answer.boxes, timings=timings
-        )
 
     def _check_hope(self, patches: int, patience: Patience) -> None:
         """Problem (503) now rather than at the deadline, where a request cannot be done by then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -78,6 +79,7 @@ class Model(BaseModel):
     """What refined the masks."""
 
     name: str
+    version: str = Field(description="the first 12 digits of weights_sha256")
     weights_sha256: str
     backend: str
     bpr: str = Field(description="version of this software")
@@ -117,6 +119,7 @@ _ANSWER_EXAMPLE: dict[str, Any] = {
     },
     "model": {
         "name": "hrnet18s",
+        "version": "0" * 12,
         "weights_sha256": "0" * 64,
         "backend": "openvino",
         "bpr": "0.1.0",
@@ -146,6 +149,25 @@ class Progress(BaseModel):
     ahead: int = Field(description="requests that came before and are not finished")
 
 
+class JobAnswer(BaseModel):
+    """A job: many images, or one with very many instances, refined in the background."""
+
+    id: str
+    status: Literal["queued", "running", "done", "failed"]
+    images: int | None = Field(description="in all; null until they are counted")
+    images_done: int
+    images_failed: int = Field(description="left as they were; the report in the result says why")
+    seconds_left: float | None = Field(description="at the present rate; null while not known")
+    ahead: int = Field(description="unfinished jobs that came before")
+    created: datetime
+    finished: datetime | None
+    detail: str | None = Field(description="why it failed")
+    result: str | None = Field(
+        description="where the refined files are once it is done: an address of this service that "
+        "gives a zip, or the place in an object store that was asked for"
+    )
+
+
 class ProblemDetails(BaseModel):
     """An error in words (RFC 9457)."""
 
@@ -169,9 +191,38 @@ class ProblemDetails(BaseModel):
     status: int
     detail: str
     request_id: str = Field(description="the same as in the header X-Request-ID and in the log")
+    error: str | None = Field(
+        None, description="the same as detail, below /v2 alone, where clients of KServe look for it"
+    )
 
 
 class Status(BaseModel):
     """Whether the service lives or can take requests."""
 
     status: Literal["ok", "loading", "draining"]
+
+
+class ServerMetadata(BaseModel):
+    """What KServe's protocol says of a server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """What KServe's protocol says of a tensor."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1: any number")
+
+
+class ModelMetadata(BaseModel):
+    """What KServe's protocol says of a model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]

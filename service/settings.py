@@ -133,6 +133,30 @@ class ServiceSettings(BaseSettings):
         120, ge=0, description="time for running requests to finish after SIGTERM"
     )
 
+    jobs_folder: Path | None = Field(
+        None,
+        description="folder in which jobs and their results are kept: opens POST /jobs; unset: "
+        "there are no jobs",
+    )
+    job_stores: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="places that jobs may read from and write to (s3://bucket/folder), with "
+        "commas between; none: the files of a job are uploaded",
+    )
+    max_jobs: int = Field(
+        16, gt=0, description="unfinished jobs of one client; more are answered 429"
+    )
+    max_job_bytes: int = Field(4096 * MB, gt=0, description="bytes of a job's upload")
+    max_job_unpacked_bytes: int = Field(
+        16384 * MB, gt=0, description="bytes of all files in a job's zip archives"
+    )
+    max_job_files: int = Field(100_000, gt=0, description="files in a job's zip archives")
+    max_job_json_bytes: int = Field(
+        512 * MB, gt=0, description="bytes of a json file of a job; it is parsed in memory"
+    )
+    job_upload_timeout_s: float = Field(3600, gt=0, description="for a client to send a job")
+    job_days: float = Field(7, gt=0, description="days until a finished job is deleted")
+
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="API keys, separated by commas; none: everybody may use the API"
     )
@@ -157,6 +181,11 @@ class ServiceSettings(BaseSettings):
         (),
         description="other origins from which images of tasks may be fetched, separated by commas",
     )
+    otel_endpoint: str | None = Field(
+        None,
+        description="address of an OpenTelemetry collector (http://host:4318) that traces are sent "
+        "to; unset: there are none",
+    )
     ray_address: str | None = Field(
         None,
         description="run on a Ray cluster: host:port, auto for the cluster of this machine, local "
@@ -172,14 +201,16 @@ class ServiceSettings(BaseSettings):
         "info", description="lowest severity that is logged"
     )
 
-    @field_validator("api_keys", "cors_origins", "label_studio_origins", mode="before")
+    @field_validator(
+        "api_keys", "cors_origins", "job_stores", "label_studio_origins", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("label_studio_url")
+    @field_validator("label_studio_url", "otel_endpoint")
     @classmethod
     def _check_url(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("http://", "https://")):
@@ -193,6 +224,14 @@ class ServiceSettings(BaseSettings):
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise ValueError(f"expected origins like https://example.org, got {origin}")
         return origins
+
+    @field_validator("job_stores")
+    @classmethod
+    def _check_stores(cls, stores: tuple[str, ...]) -> tuple[str, ...]:
+        for store in stores:
+            if "://" not in store:
+                raise ValueError(f"expected places like s3://bucket/folder, got {store}")
+        return tuple(store.rstrip("/") for store in stores)
 
     @field_validator("backend")
     @classmethod

@@ -122,6 +122,19 @@ def open_job(request: JobRequest) -> OpenedJob:
     return _open_folder(request)
 
 
+def writes_json(pred: Path, wanted: str | None = None) -> bool:
+    """Whether the job of these masks writes one json file, and not a folder.
+
+    Args:
+        pred: masks, as `JobRequest` has them.
+        wanted: of FORMATS; None: told by what is there.
+
+    Raises:
+        ValueError: nothing is there that is known.
+    """
+    return not pred.is_dir() and (wanted or _format_of_file(pred)) == COCO
+
+
 def _with_only_file(request: JobRequest) -> JobRequest:
     """The request for the only json or csv of a folder whose format has one for all images."""
     if not request.pred.is_dir() or request.format not in (None, *_FILES):

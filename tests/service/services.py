@@ -21,6 +21,7 @@ from bpr.refiner.predictor import LoadedPredictor
 from bpr.service.app import Networks, create_app
 from bpr.service.server import DrainingServer, listen
 from bpr.service.settings import ServiceSettings
+from bpr.service.tracing import Tracing
 
 ROOT = Path(__file__).parents[2]
 START_S = 120  # torch takes its time to load on a busy machine
@@ -63,6 +64,7 @@ def running(
     wait: bool = True,
     detector: InstanceDetector | None = None,
     loaded: threading.Event | None = None,
+    tracing: Tracing | None = None,
     **settings,
 ) -> Iterator[Service]:
     """The app behind a real uvicorn in a thread of this process; ready, unless not waited for.
@@ -77,7 +79,7 @@ def running(
     named = {} if detector is None else {"detector": detector.name}
     chosen = ServiceSettings(**named, **settings)
     listener = listen("127.0.0.1", 0)
-    server = DrainingServer(create_app(chosen, load), chosen)
+    server = DrainingServer(create_app(chosen, load, tracing), chosen)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     service = Service(f"http://127.0.0.1:{listener.getsockname()[1]}")

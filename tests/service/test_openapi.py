@@ -14,6 +14,11 @@ from bpr.service.schemas import ProblemDetails, RefineAnswer
 from tests.service.services import running
 
 PROBLEM = "application/problem+json"
+KSERVE = [
+    f"/v2/models/{{name}}{version}{end}"
+    for version in ("", "/versions/{version}")
+    for end in ("", "/ready", "/infer")
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def test_every_reference_leads_somewhere(document):
 def test_all_routes_are_there_and_all_errors_are_problems(document):
     assert set(document["paths"]) == {
         "/refine", "/progress/{request_id}", "/healthz", "/readyz", "/metrics",
-        "/v2/health/live", "/v2/health/ready", "/v2/models/{name}/ready",
+        "/v2", "/v2/health/live", "/v2/health/ready", *KSERVE,
     }  # fmt: skip
     answers = document["paths"]["/refine"]["post"]["responses"]
     assert set(answers) == {
@@ -84,6 +89,20 @@ def test_a_detector_adds_a_route(predictor, detector, document):
     segment, refine = (more["paths"][path]["post"] for path in ("/segment", "/refine"))
     assert segment["responses"] == refine["responses"]
     assert segment["security"] == refine["security"]
+
+
+def test_a_folder_for_jobs_adds_their_routes(predictor, document, tmp_path):
+    with running(predictor, jobs_folder=tmp_path) as service:
+        more = service.client.get("/openapi.json").json()
+    added = {"/jobs", "/jobs/{job_id}", "/jobs/{job_id}/result"}
+    assert set(more["paths"]) == {*document["paths"], *added}
+    assert set(more["paths"]["/jobs"]["post"]["responses"]) == {
+        "202", "400", "401", "408", "413", "415", "429", "503",
+    }  # fmt: skip
+    for path in added:
+        for operation in more["paths"][path].values():
+            for status, answer in operation["responses"].items():
+                assert int(status) < 400 or set(answer["content"]) == {PROBLEM}
 
 
 def test_keys_are_declared_where_they_are_wanted(predictor, document):
