@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bpr
 from bpr.pipeline.formats.images import encode_mask, encode_png
+from bpr.refiner.predictor import load_predictor
+from bpr.service.client import JobFailed, ServiceError
 from bpr.service.jobs.store import JobStore
 from tests.service.conftest import Scene
 from tests.service.services import ROOT, bpr_serve, connected, read_all, running, until
@@ -24,20 +28,28 @@ from tests.service.test_protection import problem
 OWN_REPORTS = ("elapsed_s", "source", "images")  # how often it was begun, where and how fast
 
 
-def options(weights) -> dict:
-    return {"weights": str(weights), "backend": "torch", "device": "cpu"}
-
-
-def flags(weights, folder) -> list[str]:
-    return ["--weights", str(weights), "--backend", "torch", "--device", "cpu",
-            "--jobs-folder", str(folder)]  # fmt: skip
+NETWORK = {"weights": "tiny", "backend": "openvino", "device": "cpu"}  # starts without PyTorch
+FLAGS = [word for name, value in NETWORK.items() for word in (f"--{name}", value)]
 
 
 @pytest.fixture(scope="module")
-def jobs(predictor, weights, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("jobs")
-    with running(predictor, jobs_folder=folder, **options(weights)) as service:
+def tiny():
+    return load_predictor(**NETWORK)
+
+
+@pytest.fixture(scope="module")
+def jobs(tiny, tmp_path_factory):
+    with running(tiny, jobs_folder=tmp_path_factory.mktemp("jobs"), **NETWORK) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny, tmp_path_factory):
+    """A service that takes small archives alone, and its folder of jobs."""
+    folder = tmp_path_factory.mktemp("outside") / "jobs"
+    limits = {"max_job_unpacked_bytes": 2_000_000, "max_job_files": 30}
+    with running(tiny, jobs_folder=folder, **limits, **NETWORK) as service:
+        yield service, folder
 
 
 def zipped(folder: Path) -> bytes:
@@ -80,11 +92,10 @@ def write_coco(folder: Path, num_images: int) -> None:
     (folder / "results.json").write_text(json.dumps(records))
 
 
-def refined_by_command(weights, out: Path, *arguments: str) -> dict[str, bytes]:
+def refined_by_command(out: Path, *arguments: str) -> dict[str, bytes]:
     """What `bpr refine` writes, by relative path."""
-    command = [sys.executable, "-m", "bpr", "refine", *arguments, "--out", str(out), "--quiet",
-               "--weights", str(weights), "--backend", "torch", "--device", "cpu"]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, check=True)
+    command = [sys.executable, "-m", "bpr", "refine", *arguments, "--out", str(out), "--quiet"]
+    subprocess.run([*command, *FLAGS], cwd=ROOT, check=True)
     folder = out.parent if out.suffix else out
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
@@ -130,10 +141,10 @@ def send(service, *parts, **more) -> dict:
     return answer.json()
 
 
-def test_a_zip_gives_the_files_that_bpr_refine_writes(jobs, weights, tmp_path):
+def test_a_zip_gives_the_files_that_bpr_refine_writes(jobs, tmp_path):
     write_cityscapes(tmp_path / "in", 3)
     want = refined_by_command(
-        weights, tmp_path / "out", str(tmp_path / "in/predictions"), "--images",
+        tmp_path / "out", str(tmp_path / "in/predictions"), "--images",
         str(tmp_path / "in/images"),
     )  # fmt: skip
     sent = [("predictions", ("p.zip", zipped(tmp_path / "in/predictions"))),
@@ -151,10 +162,10 @@ def test_a_zip_gives_the_files_that_bpr_refine_writes(jobs, weights, tmp_path):
     assert_same(result(jobs, both["id"]), want)
 
 
-def test_a_coco_json_keeps_its_name_and_fields(jobs, weights, tmp_path):
+def test_a_coco_json_keeps_its_name_and_fields(jobs, tmp_path):
     write_coco(tmp_path / "in", 2)
     arguments = (str(tmp_path / "in/results.json"), "--images", str(tmp_path / "in/images"))
-    want = refined_by_command(weights, tmp_path / "out/results.json", *arguments)
+    want = refined_by_command(tmp_path / "out/results.json", *arguments)
     content = (tmp_path / "in/results.json").read_bytes()
     files = [("images", (p.name, p.read_bytes())) for p in (tmp_path / "in/images").iterdir()]
     job = send(jobs, ("predictions", ("results.json", content)), *files)
@@ -162,9 +173,9 @@ def test_a_coco_json_keeps_its_name_and_fields(jobs, weights, tmp_path):
     assert_same(result(jobs, job["id"]), want)
 
 
-def test_one_image_may_have_more_instances_than_a_request(predictor, weights, scene, tmp_path):
-    settings = {"jobs_folder": tmp_path, "max_instances": 2, **options(weights)}
-    with running(predictor, **settings) as service:
+def test_one_image_may_have_more_instances_than_a_request(tiny, scene, tmp_path):
+    settings = {"jobs_folder": tmp_path, "max_instances": 2, **NETWORK}
+    with running(tiny, **settings) as service:
         assert service.refine(scene.mask_parts).status_code == 413
         by_masks = send(service, *scene.mask_parts)
         by_map = send(service, *scene.map_parts)
@@ -175,11 +186,12 @@ def test_one_image_may_have_more_instances_than_a_request(predictor, weights, sc
             "done"
         ] * 3
         masks = result(service, by_masks["id"])
-        assert set(masks) == {"report.json", "0.png", "1.png", "2.png"}
-        assert set(result(service, by_map["id"])) == {"report.json", "map.png"}
+        assert set(masks) == {"scene.report.json", "0.png", "1.png", "2.png"}
+        assert set(result(service, by_map["id"])) == {"scene.report.json", "map.png"}
         refined = json.loads(result(service, by_json["id"])["found.json"])
-    with running(predictor) as service:
+    with running(tiny) as service:
         want = service.refine(scene.coco_parts).json()["instances"]
+    assert any(w["changed_pixels"] for w in want)
     assert [r["segmentation"] for r in refined] == [w["segmentation"] for w in want]
     assert [r["note"] for r in refined] == [r["note"] for r in records]
 
@@ -199,18 +211,17 @@ def test_one_image_may_have_more_instances_than_a_request(predictor, weights, sc
         (archive(**{"a_pred.txt": b"m.png 1 1\n"}), "images: expected"),
     ],
 )
-def test_an_archive_that_is_an_attack_fails_in_words(predictor, weights, tmp_path, content, words):
-    settings = {"max_job_unpacked_bytes": 2_000_000, "max_job_files": 30}
-    with running(predictor, jobs_folder=tmp_path, **settings, **options(weights)) as service:
-        job = send(service, ("predictions", ("p.zip", content)))
-        done = wait(service, job["id"])
-        assert done["status"] == "failed"
-        assert words in done["detail"]
-        assert str(tmp_path) not in done["detail"]
-        assert "is failed" in problem(service.client.get(f"/jobs/{job['id']}/result"), 409)
-    left = {path.name for path in (tmp_path / job["id"]).iterdir()}
+def test_an_archive_that_is_an_attack_fails_in_words(narrow, content, words):
+    service, folder = narrow
+    job = send(service, ("predictions", ("p.zip", content)))
+    done = wait(service, job["id"])
+    assert done["status"] == "failed"
+    assert words in done["detail"]
+    assert str(folder) not in done["detail"]
+    assert "is failed" in problem(service.client.get(f"/jobs/{job['id']}/result"), 409)
+    left = {path.name for path in (folder / job["id"]).iterdir()}
     assert left <= {"spec.json", "lock", "stderr.txt"}
-    assert not (tmp_path.parent / "x.png").exists()
+    assert not list(folder.rglob("x.png"))
 
 
 def test_what_cannot_be_a_job_is_refused_at_once(jobs, scene):
@@ -231,9 +242,9 @@ def test_what_cannot_be_a_job_is_refused_at_once(jobs, scene):
         problem(jobs.client.get(path), 404)
 
 
-def test_limits_hold_before_a_job_is_stored(predictor, weights, tmp_path):
-    settings = {"max_job_bytes": 100_000, "max_jobs": 1, **options(weights)}
-    with running(predictor, jobs_folder=tmp_path, **settings) as service:
+def test_limits_hold_before_a_job_is_stored(tiny, tmp_path):
+    settings = {"max_job_bytes": 100_000, "max_jobs": 1, **NETWORK}
+    with running(tiny, jobs_folder=tmp_path, **settings) as service:
         large = ("predictions", ("p.zip", b"PK" + b"\0" * 200_000))
         assert "at most 100000 bytes" in problem(service.client.post("/jobs", files=[large]), 413)
         write_cityscapes(tmp_path / "in", 1)
@@ -248,13 +259,13 @@ def test_limits_hold_before_a_job_is_stored(predictor, weights, tmp_path):
     assert len(folders) == 2  # nothing is left of those that were refused
 
 
-def test_a_job_belongs_to_its_key(predictor, weights, tmp_path):
+def test_a_job_belongs_to_its_key(tiny, tmp_path):
     keys = tmp_path / "keys.toml"
     keys.write_text('[ada]\nkey = "a"\n[bob]\nkey = "b"\n')
-    settings = {"jobs_folder": tmp_path / "jobs", "api_keys_file": keys, **options(weights)}
+    settings = {"jobs_folder": tmp_path / "jobs", "api_keys_file": keys, **NETWORK}
     write_cityscapes(tmp_path / "in", 1)
     part = ("predictions", ("p.zip", zipped(tmp_path / "in")))
-    with running(predictor, **settings) as service:
+    with running(tiny, **settings) as service:
         problem(service.client.post("/jobs", files=[part]), 401)
         job = send(service, part, headers={"X-API-Key": "a"})
         path = f"/jobs/{job['id']}"
@@ -265,10 +276,10 @@ def test_a_job_belongs_to_its_key(predictor, weights, tmp_path):
         assert service.client.get(path, headers={"X-API-Key": "a"}).status_code == 200
 
 
-def test_a_job_can_be_cancelled_and_a_result_deleted(predictor, weights, tmp_path):
+def test_a_job_can_be_cancelled_and_a_result_deleted(tiny, tmp_path):
     write_cityscapes(tmp_path / "in", 200)
     part = ("predictions", ("p.zip", zipped(tmp_path / "in")))
-    with running(predictor, jobs_folder=tmp_path / "jobs", **options(weights)) as service:
+    with running(tiny, jobs_folder=tmp_path / "jobs", **NETWORK) as service:
         first, second = send(service, part), send(service, part)
         assert service.client.get(f"/jobs/{second['id']}").json()["ahead"] == 1
         until(lambda: (service.client.get(f"/jobs/{first['id']}").json()["images_done"]) > 0, 60)
@@ -289,17 +300,17 @@ def test_a_job_can_be_cancelled_and_a_result_deleted(predictor, weights, tmp_pat
         assert not (tmp_path / "jobs" / third["id"]).exists()
 
 
-def kill_and_compare(weights, tmp_path, num_images: int, kills: int, seconds: float) -> None:
+def kill_and_compare(tmp_path, num_images: int, kills: int, seconds: float) -> None:
     """Kill the service at random moments of a job; the end must not tell."""
     write_cityscapes(tmp_path / "in", num_images)
     want = refined_by_command(
-        weights, tmp_path / "out", str(tmp_path / "in/predictions"), "--images",
+        tmp_path / "out", str(tmp_path / "in/predictions"), "--images",
         str(tmp_path / "in/images"),
     )  # fmt: skip
     rng = np.random.default_rng(num_images)
     job_id, done = None, 0
     for _ in range(kills):
-        with bpr_serve(*flags(weights, tmp_path / "jobs")) as service:
+        with bpr_serve(*FLAGS, "--jobs-folder", str(tmp_path / "jobs")) as service:
             if job_id is None:
                 job_id = send(service, ("predictions", ("p.zip", zipped(tmp_path / "in"))))["id"]
 
@@ -311,7 +322,7 @@ def kill_and_compare(weights, tmp_path, num_images: int, kills: int, seconds: fl
             done = progress()
             service.process.send_signal(signal.SIGKILL)
             service.process.wait(60)
-    with bpr_serve(*flags(weights, tmp_path / "jobs")) as service:
+    with bpr_serve(*FLAGS, "--jobs-folder", str(tmp_path / "jobs")) as service:
         end = wait(service, job_id, seconds)
         assert (end["status"], end["images_done"]) == ("done", num_images)
         found = result(service, job_id)
@@ -320,56 +331,65 @@ def kill_and_compare(weights, tmp_path, num_images: int, kills: int, seconds: fl
     assert_same(found, want)
 
 
-def test_a_job_survives_kill_9_of_the_service(weights, tmp_path):
-    kill_and_compare(weights, tmp_path, num_images=60, kills=2, seconds=120)
+def test_a_job_survives_kill_9_of_the_service(tmp_path):
+    kill_and_compare(tmp_path, num_images=60, kills=2, seconds=120)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_job_of_2000_images_survives_kill_9_of_the_service(weights, tmp_path):
-    kill_and_compare(weights, tmp_path, num_images=2000, kills=4, seconds=1500)
+def test_a_job_of_2000_images_survives_kill_9_of_the_service(tmp_path):
+    kill_and_compare(tmp_path, num_images=2000, kills=4, seconds=1500)
 
 
-def test_sigterm_leaves_a_job_for_the_next_service(weights, tmp_path):
+def test_sigterm_leaves_a_job_for_the_next_service(tmp_path):
     write_cityscapes(tmp_path / "in", 100)
-    with bpr_serve(*flags(weights, tmp_path / "jobs")) as service:
+    with bpr_serve(*FLAGS, "--jobs-folder", str(tmp_path / "jobs")) as service:
         job = send(service, ("predictions", ("p.zip", zipped(tmp_path / "in"))))
         path = f"/jobs/{job['id']}"
         until(lambda: service.client.get(path).json()["images_done"] > 0, 60)
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(30) == 0
     assert [row.status for row in JobStore(tmp_path / "jobs").unfinished()] == ["queued"]
-    with bpr_serve(*flags(weights, tmp_path / "jobs")) as service:
+    with bpr_serve(*FLAGS, "--jobs-folder", str(tmp_path / "jobs")) as service:
         assert wait(service, job["id"])["status"] == "done"
 
 
-def test_a_process_that_always_dies_ends_its_job(predictor, weights, tmp_path):
-    """The folder of a job loses its description: the process ends with a traceback."""
-    with running(predictor, jobs_folder=tmp_path, **options(weights)) as service:
-        write_cityscapes(tmp_path / "in", 1)
-        part = ("predictions", ("p.zip", zipped(tmp_path / "in")))
-        blocker = send(service, part)
+def test_a_process_that_always_dies_ends_its_job(tiny, tmp_path):
+    write_cityscapes(tmp_path / "in", 50)
+    part = ("predictions", ("p.zip", zipped(tmp_path / "in")))
+    with running(tiny, jobs_folder=tmp_path / "jobs", **NETWORK) as service:
         job = send(service, part)
-        (tmp_path / job["id"] / "spec.json").write_text('{"weights": 1')
-        assert wait(service, blocker["id"])["status"] == "done"
+
+        def worker():
+            found = subprocess.run(
+                ["pgrep", "-f", f"jobs.run .*{job['id']}"], capture_output=True, text=True
+            ).stdout.split()
+            return int(found[0]) if found else None
+
+        for deaths in range(1, 4):
+            until(worker, 60)
+            os.kill(worker(), signal.SIGKILL)
+            row = JobStore(tmp_path / "jobs")
+            until(lambda deaths=deaths, row=row: row.find(job["id"]).deaths >= min(deaths, 2), 60)
         ended = wait(service, job["id"])
-        assert ended["status"] == "failed"
+    assert ended["status"] == "failed"
+    assert "died 3 times" in ended["detail"]
 
 
-def test_old_results_are_deleted(predictor, weights, tmp_path):
+def test_old_results_are_deleted(tiny, tmp_path):
     write_cityscapes(tmp_path / "in", 1)
-    settings = {"jobs_folder": tmp_path / "jobs", **options(weights)}
-    with running(predictor, **settings) as service:
+    settings = {"jobs_folder": tmp_path / "jobs", **NETWORK}
+    with running(tiny, **settings) as service:
         job = send(service, ("predictions", ("p.zip", zipped(tmp_path / "in"))))
         wait(service, job["id"])
-    with running(predictor, **settings, job_days=1e-9) as service:
+    with running(tiny, **settings, job_days=1e-9) as service:
         until(lambda: service.client.get(f"/jobs/{job['id']}").status_code == 404, 30)
         assert not (tmp_path / "jobs" / job["id"]).exists()
 
 
-def test_a_slow_upload_of_a_job_is_cut_off_and_leaves_nothing(predictor, weights, tmp_path):
-    settings = {"jobs_folder": tmp_path, **options(weights)}
-    with running(predictor, **settings) as service, connected(service) as connection:
+def test_a_slow_upload_of_a_job_is_cut_off_and_leaves_nothing(tiny, tmp_path):
+    settings = {"jobs_folder": tmp_path, **NETWORK}
+    with running(tiny, **settings) as service, connected(service) as connection:
         connection.sendall(SLOW_HEAD.replace(b"/refine", b"/jobs"))
         assert read_all(connection).startswith(b"HTTP/1.1 408 ")
         until(lambda: not [path for path in tmp_path.iterdir() if path.is_dir()])
@@ -379,3 +399,31 @@ def test_a_folder_that_is_another_things_is_said(tmp_path):
     (tmp_path / "jobs.sqlite").write_bytes(b"something else, of more than sixteen bytes")
     with pytest.raises(ValueError, match="jobs_folder: expected a folder"):
         JobStore(tmp_path)
+
+
+def test_the_client_sends_folders_waits_and_saves(jobs, tmp_path):
+    write_cityscapes(tmp_path / "in", 3)
+    want = refined_by_command(
+        tmp_path / "out", str(tmp_path / "in/predictions"), "--images", str(tmp_path / "in/images")
+    )
+    seen = []
+    with bpr.Client(jobs.url) as client:
+        job = client.jobs.send(tmp_path / "in/predictions", tmp_path / "in/images")
+        done = client.jobs.get(job.id).wait(seen.append)
+        assert done["images_done"] == 3
+        assert seen[-1] == done
+        files = job.save(tmp_path / "saved")
+        assert_same(
+            {p.relative_to(tmp_path / "saved").as_posix(): p.read_bytes() for p in files}, want
+        )
+        job.delete()
+        with pytest.raises(ServiceError, match="expected the id of a job"):
+            job.state()
+        (tmp_path / "notes.json").write_text('{"a": 1}')
+        failing = client.jobs.send(tmp_path / "notes.json", [tmp_path / "in/images/a0000.png"])
+        with pytest.raises(JobFailed, match=r"notes\.json"):
+            failing.wait()
+        with pytest.raises(ServiceError, match="is failed"):
+            failing.save(tmp_path / "nothing")
+        with pytest.raises(ServiceError, match="job_stores"):
+            client.jobs.send_places("s3://bucket/results.json")
