@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _QUIET_TICKS = 5  # of a tenth of a second
 _LAST_WORD_S = 1.0  # for a client that has connected and not yet asked
 _LAST_BYTES_S = 5  # for connections to end after the drain
+_FREE_PIECES, _CRUMB_BYTES = 500, 32  # beyond so many, pieces of bodies are larger on average
 _UNREAD_S = 10.0  # for a client to take what was sent to it, a piece of an answer at a time
 
 
@@ -114,6 +115,29 @@ def listen(host: str, port: int) -> socket.socket:
         raise
 
 
+class _NoCrumbs(h11.Connection):
+    """Refuses bodies in very small pieces: each costs as much as a large one, all at one time."""
+
+    _pieces = 0
+    _bytes = 0
+
+    def next_event(self) -> Any:
+        """The next event of what was received.
+
+        Raises:
+            h11.RemoteProtocolError: it is not HTTP, or a body of crumbs.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _FREE_PIECES and self._bytes < _CRUMB_BYTES * self._pieces:
+                raise h11.RemoteProtocolError("a body in very small pieces")
+        return event
+
+
 class Connection:
     """What the guard needs of the connection of a request."""
 
@@ -143,6 +167,10 @@ def _impatient(timeout_s: float) -> type[H11Protocol]:
         _headers_timer: asyncio.TimerHandle | None = None
         _unread_timer: asyncio.TimerHandle | None = None
         _known: RequestResponseCycle | None = None  # the cycle whose scope has its connection
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.conn = _NoCrumbs(h11.SERVER)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from bpr.pipeline.files import find_files, object_path
 from bpr.pipeline.formats.images import IMAGE_SUFFIXES
 from bpr.pipeline.formats.text import load_json
 from bpr.service.answers import safe_stem
-from bpr.service.jobs.spec import INPUT, OUTPUT, PARTS, JobPlaces, JobSpec
+from bpr.service.jobs.spec import INPUT, OUTPUT, PARTIAL_INPUT, PARTS, JobPlaces, JobSpec
 from bpr.service.jobs.unpack import UnpackBudget, remove_folder, unpack
 
 MASK_KINDS = ("masks", "instance_map", "instances")
@@ -44,11 +43,18 @@ def prepare(spec: JobSpec) -> PreparedJob:
     Raises:
         ValueError: something is wrong with the files; the message says what.
     """
-    if spec.places is not None:
-        return _open_places(spec, spec.places)
+    try:
+        if spec.places is not None:
+            return _open_places(spec, spec.places)
+        return _open_parts(spec)
+    except ValueError as error:
+        raise ValueError(_for_parts(str(error))) from None
+
+
+def _open_parts(spec: JobSpec) -> PreparedJob:
     unpacked = Path(INPUT)
     if not unpacked.exists():
-        partial = Path(f"{INPUT}.partial")
+        partial = Path(PARTIAL_INPUT)
         remove_folder(partial)
         partial.mkdir()
         _lay_out(spec, partial)
@@ -90,7 +96,7 @@ def _lay_out(spec: JobSpec, folder: Path) -> None:
         source = Path(PARTS) / str(position)
         suffix = Path(part.file_name).suffix.lower()
         name = safe_stem(part.file_name or part.name)
-        if zipfile.is_zipfile(source) and part.name in ("predictions", "images"):
+        if part.name in ("predictions", "images") and _begins_as_zip(source):
             unpack(source, folder / part.name, budget, part.name)
             continue
         if part.name == "predictions" or part.name in ("instances", "images_json"):
@@ -108,6 +114,11 @@ def _lay_out(spec: JobSpec, folder: Path) -> None:
             os.link(source, target)
         except OSError:  # file systems without links
             shutil.copy(source, target)
+
+
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _one_image(unpacked: Path, has_records: bool) -> JobRequest:
@@ -150,12 +161,9 @@ def _many_images(unpacked: Path, wanted: str | None) -> JobRequest:
             pred, images = _inside(pred / "predictions"), pred / "images"
     images_json = next(iter((unpacked / "images_json").glob("*.json")), None)
     out = Path(OUTPUT)
-    try:
-        if writes_json(pred, wanted):
-            out.mkdir(exist_ok=True)
-            out /= f"{pred.stem}.json"
-    except ValueError as error:
-        raise ValueError(_for_parts(str(error))) from None
+    if writes_json(pred, wanted):
+        out.mkdir(exist_ok=True)
+        out /= f"{pred.stem}.json"
     return JobRequest(pred=pred, out=out, images=images, images_json=images_json, format=wanted)
 
 

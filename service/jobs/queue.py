@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from bpr.pipeline.files import claim
 from bpr.service.jobs.run import REFUSED
-from bpr.service.jobs.spec import INPUT, LOCK, OUTPUT, PARTS
+from bpr.service.jobs.spec import INPUT, LOCK, OUTPUT, PARTIAL_INPUT, PARTS
 from bpr.service.jobs.store import JobRow, JobStore
 from bpr.service.jobs.unpack import remove_folder
 from bpr.service.metrics import Metrics
@@ -155,7 +155,7 @@ class JobQueue:
 
     def _end(self, job: JobRow, status: str, detail: str | None) -> None:
         if status == "failed":
-            for name in (PARTS, INPUT, OUTPUT):
+            for name in (PARTS, PARTIAL_INPUT, INPUT, OUTPUT):
                 remove_folder(self._folder / job.id / name)
         self._store.finish(job.id, "done" if status == "done" else "failed", detail)
         self._metrics.jobs.labels(status).inc()

@@ -19,6 +19,7 @@ from bpr.service.settings import ServiceSettings
 SPEC = "spec.json"
 PARTS = "parts"
 INPUT = "input"
+PARTIAL_INPUT = "input.partial"  # while archives are being unpacked
 OUTPUT = "output"
 RESULT = "result.zip"
 LOCK = "lock"

@@ -152,11 +152,20 @@ def until(condition, seconds=20.0):
 
 
 @contextmanager
-def connected(service: Service, source: str = "127.0.0.1") -> Iterator[socket.socket]:
-    """A bare connection to a service, from any address of this machine (127.0.0.2, ...)."""
+def connected(
+    service: Service, source: str = "127.0.0.1", window: int | None = None
+) -> Iterator[socket.socket]:
+    """A bare connection to a service, from any address of this machine (127.0.0.2, ...).
+
+    `window` is how many bytes the kernel takes of what nobody has read.
+    """
     where = httpx.URL(service.url)
-    address = (where.host, where.port)
-    with socket.create_connection(address, timeout=60, source_address=(source, 0)) as connection:
+    with socket.socket() as connection:
+        connection.settimeout(60)
+        if window is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        connection.bind((source, 0))
+        connection.connect((where.host, where.port))
         yield connection
 
 

@@ -35,9 +35,10 @@ CONFIG_BOMBS = ["<Image " + "a" * 60_000 + ">", "<View>" * 40_000, '<!DOCTYPE a 
 
 
 @pytest.fixture
-def hostile(weights):
+def hostile(weights, tmp_path):
     options = ["--weights", str(weights), "--backend", "torch", "--upload-timeout-s", "6",
-               "--drain-timeout-s", str(DRAIN_S), "--max-json-bytes", str(2**26),
+               "--drain-timeout-s", str(DRAIN_S), "--jobs-folder", str(tmp_path / "jobs"),
+               "--max-job-bytes", "1000000", "--max-jobs", "3",
                "--label-studio-url", "http://127.0.0.1:1"]  # fmt: skip
     with bpr_serve(*options) as service:
         yield service
@@ -52,9 +53,9 @@ def resident_mb(service) -> float:
 class Repeating(threading.Thread):
     """Does something again and again, and remembers how long each time took."""
 
-    def __init__(self, work: Callable[[], bool], pause: float) -> None:
+    def __init__(self, work: Callable[[], bool], pause: float, client: httpx.Client) -> None:
         super().__init__()
-        self._work, self._pause = work, pause
+        self._work, self._pause, self._client = work, pause, client
         self._stopping = threading.Event()
         self.seconds: list[float] = []
         self.wrong = 0
@@ -71,6 +72,7 @@ class Repeating(threading.Thread):
     def stop(self) -> None:
         self._stopping.set()
         self.join()
+        self._client.close()
 
     @property
     def p95(self) -> float:
@@ -88,7 +90,7 @@ def watching(service, scene, want) -> tuple[Repeating, Repeating]:
     def health() -> bool:
         return probe.get(service.url + "/healthz").status_code == 200
 
-    watchers = Repeating(refine, 0.05), Repeating(health, 0.05)
+    watchers = Repeating(refine, 0.05, own), Repeating(health, 0.05, probe)
     for watcher in watchers:
         watcher.start()
     return watchers
@@ -113,13 +115,48 @@ def brackets(scene) -> Request:
     )
 
 
+def crumbs(rng: random.Random) -> Request:
+    """A body in chunks of one byte, thousands in a packet."""
+    body = b"1\r\na\r\n" * rng.choice([600, 5000, 100_000])
+    return Request([], {"Transfer-Encoding": "chunked"}, path="/refine", body=body)
+
+
+def patches(rng: random.Random) -> Request:
+    """Tensors for KServe's route that are none."""
+    shape = rng.choice([[1, 32, 32, 4], [10**9, 32, 32, 4], [-1], "x"])
+    tensor = {"name": "patches", "datatype": "UINT8", "shape": shape,
+              "data": rng.choice([[], [1] * 4096, [300] * 4096, [[[1]]], "x", None])}  # fmt: skip
+    headers = {"Content-Type": "application/json"}
+    if rng.random() < 0.3:
+        headers["Inference-Header-Content-Length"] = rng.choice(["-1", "5", "9" * 40])
+    body = json.dumps({"inputs": [tensor] * rng.choice([0, 1, 1, 2])}).encode()
+    return Request([], headers, path="/v2/models/random/infer", body=body)
+
+
+def jobs(rng: random.Random) -> Request:
+    """Uploads that are no jobs, and some that are jobs which fail."""
+    content = rng.choice([b"", b"PK", b"PK\3\4" + b"\0" * 3000, b"[1]", b"{", b"\0" * 2_000_000])
+    parts = [(rng.choice(["predictions", "predictions", "images", "image", "x"]), "a", content)]
+    if rng.random() < 0.2:
+        return Request([], {"Content-Type": "application/json"}, path="/jobs",
+                       body=json.dumps({"predictions": "s3://a/../b::file:///etc"}).encode())  # fmt: skip
+    return Request(parts * rng.choice([1, 1, 2]), {}, path="/jobs")
+
+
+def unread(scene) -> bytes:
+    """A request that is answered with as much as the caller's fields may hold."""
+    records = [{**scene.records[0], "note": "x" * 1_900_000}]
+    return request_bytes([scene.image_part, ("instances", ("a", json.dumps(records).encode()))])
+
+
 def slow_client(service, kind: int, stopping: threading.Event, scene) -> None:
     """Send or read a byte now and then, until the service hangs up; then begin again."""
-    heads = [b"POST /refine HTTP/1.1\r\nHo", SLOW_HEAD, request_bytes(large_answer(scene))]
+    heads = [b"POST /refine HTTP/1.1\r\nHo", SLOW_HEAD, unread(scene)]
     while not stopping.is_set():
         with ExitStack() as stack:
             try:
-                connection = stack.enter_context(connected(service, f"127.0.0.{2 + kind}"))
+                window = 4096 if kind == 2 else None  # the kernel takes no more of the answer
+                connection = stack.enter_context(connected(service, f"127.0.0.{2 + kind}", window))
                 connection.sendall(heads[kind])
                 end = time.monotonic() + 8
                 while time.monotonic() < end and not stopping.wait(0.5):
@@ -139,8 +176,9 @@ def test_thousands_of_hostile_requests_harm_nobody(hostile, predictor):
     for request in seeds * 5:
         assert send(hostile.url, request) == 200
     before = resident_mb(hostile)
-    kinds = [lambda: mutate(rng, seeds), lambda: label_studio(rng), lambda: brackets(scene)]
-    requests = [rng.choices(kinds, [90, 9, 1])[0]() for _ in range(REQUESTS)]
+    kinds = [lambda: mutate(rng, seeds), lambda: label_studio(rng), lambda: crumbs(rng),
+             lambda: patches(rng), lambda: jobs(rng), lambda: brackets(scene)]  # fmt: skip
+    requests = [rng.choices(kinds, [80, 9, 3, 4, 3, 1])[0]() for _ in range(REQUESTS)]
     statuses: Counter[int | None] = Counter()
     lock = threading.Lock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -132,3 +133,30 @@ def test_bodies_that_nobody_reads_are_cut_off_too(predictor):
             except ConnectionError:
                 break
             assert time.monotonic() - started < 10
+
+
+def test_bodies_in_crumbs_are_refused_and_hold_nobody_up(predictor):
+    """A chunk of one byte costs as much as one of 64 KB, and thousands come in one packet."""
+    head = SLOW_HEAD.replace(b"Content-Length: 500000", b"Transfer-Encoding: chunked")
+    head = head.replace(b"--x\r\n", b"5\r\n--x\r\n\r\n")
+    with running(predictor) as service, connected(service) as connection:
+        connection.sendall(head)
+        until(lambda: service.metric("bpr_uploads") == 1)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"1\r\na\r\n" * 200_000)
+        started = time.monotonic()
+        assert service.client.get("/healthz").status_code == 200
+        assert time.monotonic() - started < 2
+        until(lambda: service.metric("bpr_uploads") == 0)
+
+
+def test_bodies_in_small_pieces_are_taken(predictor, scene):
+    content = request_bytes(scene.mask_parts)
+    head, _, body = content.partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
+    pieces = [body[at : at + 40] for at in range(0, len(body), 40)]
+    with running(predictor) as service, connected(service) as connection:
+        connection.sendall(b"\r\n".join([*lines, b"Transfer-Encoding: chunked", b"", b""]))
+        connection.sendall(b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces))
+        connection.sendall(b"0\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")

@@ -210,6 +210,18 @@ def test_one_image_may_have_more_instances_than_a_request(tiny, scene, tmp_path)
         (archive(**{"readme.md": b"nothing"}), "expected masks or label files"),
         (archive(**{"a_pred.txt": b"m.png 1 1\n"}), "images: expected"),
     ],
+    ids=[
+        "above",
+        "absolute",
+        "backslashes",
+        "both",
+        "name",
+        "bytes",
+        "files",
+        "cut",
+        "odd",
+        "alone",
+    ],
 )
 def test_an_archive_that_is_an_attack_fails_in_words(narrow, content, words):
     service, folder = narrow

@@ -179,6 +179,14 @@ def test_unknown_addresses_and_methods_are_problems(service):
     assert "location" not in answer.headers
 
 
+@pytest.mark.parametrize("path", ["/refine%0A", "/refine%0D", "/refine%00", "/refine%0a?details=1"])
+def test_a_path_that_ends_in_a_line_break_does_not_pass_by_the_gate(predictor, scene, path):
+    """Routes match it: `$` in a pattern stands before a last line break too."""
+    with running(predictor, api_keys="sesame") as service:
+        answer = service.client.post(path, files=scene.mask_parts)
+        assert "nothing at this address" in problem(answer, 404)
+
+
 def test_a_wrong_option_is_a_problem(service, scene):
     answer = service.refine(scene.mask_parts, params={"details": "perhaps"})
     assert "details: " in problem(answer, 422)
