@@ -111,6 +111,12 @@ class Cluster:
         return max(int(_resource("CPU")), 1)
 
     @property
+    def actors_that_fit(self) -> int:
+        """Actors of half a core that leave half a core to tasks, beside others on the cluster."""
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        return max(int(2 * free.get("CPU", 0.0)) - 1, 1)
+
+    @property
     def num_gpus(self) -> int:
         """GPUs of all machines that are there now."""
         return int(_resource("GPU"))
@@ -181,7 +187,7 @@ class RefiningCluster:
     ) -> None:
         self.input_size = input_size
         self._cluster = cluster
-        count = cluster.num_gpus if on_gpus else cluster.num_cpus
+        count = cluster.num_gpus if on_gpus else min(cluster.num_cpus, cluster.actors_that_fit)
         if count == 0:
             raise ValueError("--device cuda: expected a cluster with GPUs, found none")
         # Half a core each for the actors leaves the other half to the tasks: all find a place

@@ -135,16 +135,15 @@ class ServiceSettings(BaseSettings):
 
     jobs_folder: Path | None = Field(
         None,
-        description="folder in which jobs and their results are kept: opens POST /jobs; unset: "
-        "there are no jobs",
+        description="folder for jobs and their results: opens POST /jobs; unset: no jobs",
     )
     job_stores: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="places that jobs may read from and write to (s3://bucket/folder), with "
-        "commas between; none: the files of a job are uploaded",
+        description="places that jobs may read and write (s3://bucket/folder), separated by "
+        "commas; none: the files of a job are uploaded",
     )
     max_jobs: int = Field(
-        16, gt=0, description="unfinished jobs of one client; more are answered 429"
+        16, gt=0, description="unfinished jobs of one client; further jobs get 429"
     )
     max_job_bytes: int = Field(4096 * MB, gt=0, description="bytes of a job's upload")
     max_job_unpacked_bytes: int = Field(
@@ -152,9 +151,11 @@ class ServiceSettings(BaseSettings):
     )
     max_job_files: int = Field(100_000, gt=0, description="files in a job's zip archives")
     max_job_json_bytes: int = Field(
-        512 * MB, gt=0, description="bytes of a json file of a job; it is parsed in memory"
+        512 * MB, gt=0, description="bytes of a job's json file, which is parsed in memory"
     )
-    job_upload_timeout_s: float = Field(3600, gt=0, description="for a client to send a job")
+    job_upload_timeout_s: float = Field(
+        3600, gt=0, description="seconds for a client to send a job"
+    )
     job_days: float = Field(7, gt=0, description="days until a finished job is deleted")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -183,8 +184,8 @@ class ServiceSettings(BaseSettings):
     )
     otel_endpoint: str | None = Field(
         None,
-        description="address of an OpenTelemetry collector (http://host:4318) that traces are sent "
-        "to; unset: there are none",
+        description="address of an OpenTelemetry collector (http://host:4318) that gets the "
+        "traces; unset: no traces",
     )
     ray_address: str | None = Field(
         None,

@@ -138,8 +138,8 @@ def jobs(rng: random.Random) -> Request:
     content = rng.choice([b"", b"PK", b"PK\3\4" + b"\0" * 3000, b"[1]", b"{", b"\0" * 2_000_000])
     parts = [(rng.choice(["predictions", "predictions", "images", "image", "x"]), "a", content)]
     if rng.random() < 0.2:
-        return Request([], {"Content-Type": "application/json"}, path="/jobs",
-                       body=json.dumps({"predictions": "s3://a/../b::file:///etc"}).encode())  # fmt: skip
+        body = json.dumps({"predictions": "s3://a/../b::file:///etc"}).encode()
+        return Request([], {"Content-Type": "application/json"}, path="/jobs", body=body)
     return Request(parts * rng.choice([1, 1, 2]), {}, path="/jobs")
 
 

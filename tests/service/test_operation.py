@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import socket
 import subprocess
@@ -250,6 +252,26 @@ class TestTime:
             assert "needs about" in answer.json()["detail"]
             assert int(answer.headers["retry-after"]) >= 2
             assert time.monotonic() - started < 4
+
+    def test_nobody_minds_the_failures_of_requests_that_were_left(self, predictor, scene, caplog):
+        """asyncio says of an exception that nobody asks for: it was never retrieved."""
+
+        def fail(patches):
+            time.sleep(0.4)
+            raise RuntimeError("the device is gone")
+
+        failing = Held(predictor)
+        with running(with_network(predictor, failing)) as service:
+            failing._predictor = fail
+            damaged = [scene.image_part, ("masks", ("m", scene.mask_parts[1][1][1][:-20]))]
+            for parts, patience in [(scene.mask_parts, 0.2), (damaged, 0.001)] * 8:
+                with contextlib.suppress(httpx.TimeoutException):
+                    httpx.post(service.url + "/refine", files=parts, timeout=patience)
+            until(lambda: service.metric("bpr_requests_in_process") == 0)
+            assert service.metric('bpr_requests_total{route="/refine",status="499"}') > 0
+        gc.collect()
+        assert "never retrieved" not in caplog.text
+        assert not [r for r in caplog.records if r.name == "asyncio"]
 
     def test_progress_is_told_by_request_id(self, predictor, held, scene):
         with running(with_network(predictor, held), batch_size=1) as service:

@@ -246,9 +246,18 @@ class TestWhatComesOut:
             ("frankfurt_000000_leftImg8bit.png", "frankfurt_000000_leftImg8bit"),
             ("../../etc/passwd", "passwd"),
             ("a b\x00c\n.png", "a_b_c"),
+            ("-rf.png", "rf"),
+            ("猫と犬.png", "猫と犬"),
+            ("кот.jpg", "кот"),
+            ("हिन्दी.png", "हिन्दी"),
             ("..", "image"),
             ("", "image"),
         ],
     )
-    def test_names_in_the_zip_are_harmless(self, name, stem):
+    def test_names_in_the_zip_are_harmless_and_keep_their_letters(self, service, scene, name, stem):
         assert safe_stem(name) == stem
+        parts = [("image", (name, scene.image_part[1][1])), *scene.mask_parts[1:]]
+        if name.isprintable() and name:
+            answer = service.refine(parts, "application/zip")
+            with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+                assert archive.namelist()[-1] == f"{stem}_pred.txt"
