@@ -40,8 +40,21 @@ WEIGHT_ENDINGS = (".safetensors", ".onnx", ".pth", ".pt")
 METADATA_KEY = "bpr"
 """Where a .safetensors file of ours keeps its `ModelConfig`, as JSON."""
 
-DEFAULT_WEIGHTS = "hrnet18s"
-"""Name of the shipped weights used where the caller names none."""
+DEFAULT_WEIGHTS = "unet-lite0"
+"""Name of the bundled weights that are used where the caller names none."""
+
+PAPER_WEIGHTS = "hrnet18s"
+"""The same where the paper's single pass is asked for."""
+
+
+def default_weights(compat: bool, padding: int | None) -> str:
+    """The bundled weights to use where the caller names none.
+
+    Args:
+        compat: patches are cut and merged as the authors' code does.
+        padding: pixels around a patch that the network also sees, or None.
+    """
+    return PAPER_WEIGHTS if compat or padding else DEFAULT_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from bpr.pipeline.formats.polygons import MAX_TOLERANCE
 from bpr.scripts.main import INPUT_FAILED
 from bpr.scripts.options import parse_path, print_some
 from bpr.scripts.progress import ProgressLine
-from bpr.scripts.refine import add_refine_options
+from bpr.scripts.refine import add_refine_options, chosen_weights
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace, entity: Any) -> int:
     annotations = json.loads(before)
     by_frame = cvat_drawn.group_by_frame(annotations, arguments.frames)
     refiner = load_refiner(
-        arguments.weights,
+        chosen_weights(arguments),
         arguments.device,
         arguments.backend,
         arguments.patch_size,

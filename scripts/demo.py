@@ -20,7 +20,7 @@ from bpr.pipeline.plan import Answer
 from bpr.pipeline.refine import merge, plan, predict
 from bpr.scripts.options import patch_settings
 from bpr.scripts.progress import ProgressLine
-from bpr.scripts.refine import add_refine_options, batch_size
+from bpr.scripts.refine import add_refine_options, batch_size, chosen_weights
 
 COLUMNS = ("Boundary IoU %", "F at 1 px %", "F at 3 px %")
 
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the inputs, refine them, draw the results and compare them with careful outlines."""
-    network = load_network(arguments.weights, arguments.device, arguments.backend)
+    network = load_network(chosen_weights(arguments), arguments.device, arguments.backend)
     config = network.config
     settings = patch_settings(arguments, config.patch_size, config.padding, arguments.compat)
     scenes = load_demo_scenes()

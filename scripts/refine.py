@@ -22,7 +22,12 @@ from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.network import load_network, load_runner
 from bpr.pipeline.settings import PatchSettings
-from bpr.refiner.model_config import DEFAULT_WEIGHTS, ModelConfig
+from bpr.refiner.model_config import (
+    DEFAULT_WEIGHTS,
+    PAPER_WEIGHTS,
+    ModelConfig,
+    default_weights,
+)
 from bpr.refiner.weights_info import read_weights_info
 from bpr.scripts.main import INPUT_FAILED
 from bpr.scripts.options import (
@@ -123,10 +128,9 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("refinement")
     group.add_argument(
         "--weights",
-        default=DEFAULT_WEIGHTS,
         metavar="NAME_OR_PATH",
         help="name of bundled weights, a .safetensors file of bpr, or a published .pth file "
-        "(default: %(default)s)",
+        f"(default: {DEFAULT_WEIGHTS}; with --compat or --padding {PAPER_WEIGHTS})",
     )
     add_network_options(group)
     group.add_argument(
@@ -143,14 +147,21 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def chosen_weights(arguments: argparse.Namespace) -> str:
+    """The weights of `add_refine_options`, or those that its other options want."""
+    named: str | None = arguments.weights
+    return named or default_weights(arguments.compat, arguments.padding)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Refine; 1 where some images failed."""
     job = _job(arguments)
     if arguments.dry_run:
         return _say_what_would_be_done(arguments, job)
-    wanted = (arguments.weights, arguments.device, arguments.backend, arguments.compat)
+    named = chosen_weights(arguments)
+    wanted = (named, arguments.device, arguments.backend, arguments.compat)
     if asks_for_cluster(arguments):
-        weights = read_weights_info(arguments.weights)
+        weights = read_weights_info(named)
         with open_cluster(arguments) as cluster:
             engine: RefineEngine = cluster.refiner(
                 partial(load_runner, *wanted, batch_size(arguments, DEFAULT_BATCH_SIZE)),

@@ -179,7 +179,9 @@ def load_networks(settings: ServiceSettings) -> Networks:
     Raises:
         ValueError: see `load_network` and `load_detector`.
     """
-    network = load_network(settings.weights, settings.device, settings.backend, settings.compat)
+    network = load_network(
+        settings.chosen_weights, settings.device, settings.backend, settings.compat
+    )
     return Networks(network, load_detector(settings))
 
 

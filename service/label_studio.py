@@ -60,7 +60,9 @@ def add_routes(app: FastAPI, settings: ServiceSettings) -> None:
         # the address and token in it could be anybody's: the settings have ours
         # Label Studio asks this once, so it is answered while the model is still loading too
         refinery = app.state.refinery
-        return {"model_version": settings.weights if refinery is None else refinery.model.name}
+        return {
+            "model_version": settings.chosen_weights if refinery is None else refinery.model.name
+        }
 
     @app.post(f"{PREFIX}/webhook", include_in_schema=False)
     async def webhook() -> Json:

@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
 from bpr.pipeline.settings import PatchSettings
-from bpr.refiner.model_config import DEFAULT_WEIGHTS, PatchSize
+from bpr.refiner.model_config import PatchSize, default_weights
 from bpr.refiner.predictor import BACKENDS
 
 ENV_PREFIX = "BPR_"
@@ -42,10 +42,10 @@ class ServiceSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
 
-    weights: str = Field(
-        DEFAULT_WEIGHTS,
-        description="hrnet18s, tiny (four times as fast), a .safetensors file of bpr, or a "
-        "published .pth file",
+    weights: str | None = Field(
+        None,
+        description="unet-lite0, hrnet18s, tiny, a .safetensors file of bpr, or a published .pth "
+        "file; unset: unet-lite0, or hrnet18s with compat or padding",
     )
     detector: str | None = Field(
         None,
@@ -257,6 +257,11 @@ class ServiceSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, variables, then the file, where `load_settings` has named one."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def chosen_weights(self) -> str:
+        """The weights, or those that other settings want where they are unset."""
+        return self.weights or default_weights(self.compat, self.padding)
 
     def patch_settings(self, patch_size: PatchSize, padding: int) -> PatchSettings:
         """How patches are cut; what the weights were made for where nothing is set."""

@@ -22,7 +22,7 @@ from bpr.pipeline.instance import Prediction, UInt8Array
 from bpr.pipeline.network import LoadedNetwork, load_network
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import Overlaps, PatchSettings
-from bpr.refiner.model_config import DEFAULT_WEIGHTS
+from bpr.refiner.model_config import default_weights
 
 Masks = TypeVar("Masks")
 
@@ -113,7 +113,7 @@ def _rgb(image: Any, masks: Any, channels: str | None) -> UInt8Array:
 
 
 def load_refiner(
-    weights: str | Path = DEFAULT_WEIGHTS,
+    weights: str | Path | None = None,
     device: str = "auto",
     backend: str = "auto",
     patch_size: int | Literal["auto"] | None = None,
@@ -125,7 +125,7 @@ def load_refiner(
 
     Args:
         weights: name of bundled weights, or the path of a .safetensors file of bpr or of a
-            published .pth file.
+            published .pth file; None takes unet-lite0, or hrnet18s with compat or padding.
         device: auto (a GPU where there is one), cpu or cuda.
         backend: what runs the network; auto takes OpenVINO on a CPU where it is installed.
         patch_size: side of the patches in image pixels, even; auto lets it follow the object;
@@ -138,7 +138,8 @@ def load_refiner(
     Raises:
         ValueError: unknown or unusable weights, device, backend or patch settings.
     """
-    network = load_network(weights, device, backend, exact=compat)
+    named = weights or default_weights(compat, padding)
+    network = load_network(named, device, backend, exact=compat)
     config = network.config
     size = config.patch_size if patch_size is None else patch_size
     settings = PatchSettings(

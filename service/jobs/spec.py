@@ -78,12 +78,12 @@ class JobSpec(BaseModel):
         format_name: str | None = None,
     ) -> JobSpec:
         """A job with the settings of the service."""
-        weights = Path(settings.weights)
+        weights = Path(settings.chosen_weights)
         return cls(
             parts=parts,
             places=places,
             format=format_name,
-            weights=str(weights.resolve()) if weights.is_file() else settings.weights,
+            weights=str(weights.resolve()) if weights.is_file() else settings.chosen_weights,
             device=settings.device,
             backend=settings.backend,
             batch_size=settings.batch_size,
