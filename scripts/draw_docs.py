@@ -12,14 +12,16 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from bpr.pipeline.adapters.refiner import load_refiner
 from bpr.pipeline.crops import crop_patches, patch_probabilities
 from bpr.pipeline.demo.drawing import draw_closeups
 from bpr.pipeline.demo.scenes import load_demo_scenes
 from bpr.pipeline.files import write_atomically
 from bpr.pipeline.formats.images import encode_png
 from bpr.pipeline.geometry import reassemble, select_patches
-from bpr.pipeline.instance import BoolArray, Box, Float32Array, UInt8Array, grow
+from bpr.pipeline.instance import BoolArray, Box, Float32Array, Mask, UInt8Array, grow
 from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import PAPER_WEIGHTS
 from bpr.refiner.predictor import load_predictor
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs/pictures"
@@ -38,7 +40,7 @@ def main() -> None:
     """Write all pictures; the same code and weights give the same bytes."""
     (scene,) = (scene for scene in load_demo_scenes() if scene.name == SCENE)
     mask = scene.coarse[OBJECT]
-    predictor = load_predictor(device="cpu", backend="torch")
+    predictor = load_predictor(PAPER_WEIGHTS, device="cpu", backend="torch")
     settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
     boxes = select_patches(mask, settings)
     patches = crop_patches(scene.image, mask, boxes, predictor.input_size, settings)
@@ -54,8 +56,11 @@ def main() -> None:
         "refined.png": _outlined(_cut(scene.image, view), refined.read(view), GREEN),
         "closeups.png": draw_closeups(scene.image, [mask], [refined], count=2),
     }
+    default = load_refiner(device="cpu", backend="torch")
+    by_default = Mask.from_array(default(scene.image, mask.to_array()[None])[0])
+    after = _outlined(_cut(scene.image, view), by_default.read(view), GREEN)
     for theme in THEMES:
-        sides = (pictures["coarse.png"], pictures["refined.png"])
+        sides = (outline, after)
         pictures[f"before-after-{theme}.png"] = _before_after(sides, theme)
     for name, pixels in pictures.items():
         write_atomically(FOLDER / name, encode_png(_few_colours(pixels)))
