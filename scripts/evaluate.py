@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bpr._extras import require
+from bpr.pipeline.batch.job_predictions import open_masks
 from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
-from bpr.pipeline.datasets.predictions import Predictions, open_predictions
+from bpr.pipeline.datasets.predictions import Predictions
 from bpr.pipeline.evaluation.comparison import is_found
 from bpr.pipeline.evaluation.evaluate import evaluate
 from bpr.pipeline.evaluation.inputs import EvaluationInputs, EvaluationSettings
@@ -145,12 +146,12 @@ def run(arguments: argparse.Namespace) -> int:
     truth = open_ground_truth(arguments.ground_truth, arguments.coco_categories)
     keys = _keys(arguments, truth)
     labels = truth.labels if isinstance(truth, CocoTruth) else None
-    prediction = open_predictions(arguments.pred, arguments.masks, keys, labels)
+    prediction = open_masks(arguments.pred, arguments.masks, keys, labels, arguments.images)
     before = None
     if arguments.before_masks:
-        before = open_predictions(arguments.pred, arguments.before_masks, keys, labels)
+        before = open_masks(arguments.pred, arguments.before_masks, keys, labels, arguments.images)
     elif arguments.before:
-        before = open_predictions(arguments.before, None, keys, labels)
+        before = open_masks(arguments.before, None, keys, labels, arguments.images)
     settings = _settings(arguments, truth, prediction)
     methods, about_methods = _methods(arguments)
     images = ImageIndex(arguments.images) if arguments.images else None

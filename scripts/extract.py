@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
+from bpr.pipeline.batch.job_predictions import open_masks
 from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.open_ground_truth import open_ground_truth
-from bpr.pipeline.datasets.predictions import Predictions, open_predictions
+from bpr.pipeline.datasets.predictions import Predictions
 from bpr.pipeline.extraction.extract import (
     ExtractEngine,
     Extraction,
@@ -191,8 +192,11 @@ def _source(arguments: argparse.Namespace) -> Source:
     predictions: Predictions | None = None
     if arguments.pred is not None:
         labels = truth.labels if isinstance(truth, CocoTruth) else None
-        predictions = open_predictions(arguments.pred, None, _keys(arguments, truth), labels)
+        predictions = open_masks(
+            arguments.pred, None, _keys(arguments, truth), labels, arguments.images
+        )
     agnostic = arguments.class_agnostic or truth.categories is None
+    agnostic = agnostic or (predictions is not None and not predictions.has_labels)
     return Source(truth, predictions, images, agnostic)
 
 

@@ -10,9 +10,9 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
+from bpr.pipeline.batch.job_predictions import open_masks
 from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.image_index import ImageIndex
-from bpr.pipeline.datasets.predictions import open_predictions
 from bpr.pipeline.evaluation.view import Comparison, compare_sources, render_view
 from bpr.pipeline.files import write_atomically
 from bpr.pipeline.formats import coco
@@ -23,7 +23,7 @@ from bpr.scripts.progress import ProgressLine
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr view`."""
-    kinds = "a folder of <image>_pred.txt files and mask PNGs, or a COCO results json"
+    kinds = "whatever bpr refine reads"
     parser.add_argument("first", type=parse_path, metavar="A", help=f"masks: {kinds}")
     parser.add_argument("second", type=parse_path, metavar="B", help="other masks, likewise")
     parser.add_argument(
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = None
     if arguments.images_json:
         names = image_keys(coco.load_images(arguments.images_json))
-    first, second = (open_predictions(path, None, names) for path in sides)
+    first, second = (open_masks(path, None, names, images=arguments.images) for path in sides)
     images = ImageIndex(arguments.images)
     with ProgressLine("images", len(first.keys())) as line:
         comparison = compare_sources(

@@ -126,7 +126,10 @@ class CityscapesJob:
             except ValueError as error:
                 left.append(LeftObject(f"line {line.number}", str(error)))
         photograph = read_image(
-            self._find_image(path), usual_frame(instances.values()), self._max_pixels
+            self._find_image(path),
+            usual_frame(instances.values()),
+            self._max_pixels,
+            by_windows=True,
         )
         fits, unfit = fitting(photograph.size, instances)
         left += [
@@ -143,7 +146,7 @@ class CityscapesJob:
         prediction = Prediction(photograph.size, tuple(fits.values()))
         notes += [*photograph.notes, *map(str, left)]
         source = _Read(parsed, tuple(left), tuple(untouched))
-        return Loaded(photograph.pixels, prediction, tuple(notes), source)
+        return Loaded(photograph.pixels, prediction, tuple(notes), source, photograph.fill)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the PNGs, then the txt. Masks that could not be read are copied."""

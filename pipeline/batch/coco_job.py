@@ -126,14 +126,16 @@ class CocoJob:
         path, note = self._find(key)
         entry = self._entries.get(key) if self._entries is not None else None
         frame = frame_of(self._results.segmentations(key), entry.size if entry else None)
-        photograph = read_image(path, frame, self._max_pixels)
+        photograph = read_image(path, frame, self._max_pixels, by_windows=True)
         frame.check(photograph.size, photograph.stored, str(path))
         instances, left = coco.read_instances(self._results, key, photograph.size)
         if not instances:
             raise ValueError(f"{self.source}, {left[0].name}: {left[0].reason}")
         prediction = Prediction(photograph.size, tuple(instances.values()))
         notes = (*([note] if note else []), *photograph.notes, *map(str, left))
-        return Loaded(photograph.pixels, prediction, notes, _Read(instances, tuple(left)))
+        return Loaded(
+            photograph.pixels, prediction, notes, _Read(instances, tuple(left)), photograph.fill
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps the records, null where one stays as it is."""

@@ -122,7 +122,7 @@ class DataSetFileJob:
         """Read the image and its masks."""
         path, note = self._find(key)
         frame = self._content.frame(key)
-        photograph = read_image(path, frame, self._max_pixels)
+        photograph = read_image(path, frame, self._max_pixels, by_windows=True)
         frame.check(photograph.size, photograph.stored, str(path))
         instances, left = self._content.read_instances(key, photograph.size)
         damaged = [one for one in left if one.is_damaged]
@@ -130,7 +130,13 @@ class DataSetFileJob:
             raise ValueError(f"{self.source}, {damaged[0].name}: {damaged[0].reason}")
         notes = (*([note] if note else []), *photograph.notes, *map(str, left))
         prediction = Prediction(photograph.size, tuple(instances.values()))
-        return Loaded(photograph.pixels, prediction, notes, _Read(instances, tuple(left), notes))
+        return Loaded(
+            photograph.pixels,
+            prediction,
+            notes,
+            _Read(instances, tuple(left), notes),
+            photograph.fill,
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps what changed."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bpr.pipeline.batch.job import ImageJob, Job, Loaded
 from bpr.pipeline.batch.journal import AnyJournal, Entry
-from bpr.pipeline.instance import Prediction, differing_pixels
+from bpr.pipeline.instance import Box, Prediction, differing_pixels, grow
 from bpr.pipeline.plan import Answer, Plan
 from bpr.pipeline.refine import merge, plan, predict
 from bpr.pipeline.runner import Runner
@@ -78,7 +78,25 @@ def read_image(
     if isinstance(opened, ImageOutcome):
         return opened
     image, loaded = opened
-    return image, plan(loaded.image, loaded.prediction, settings, key)
+    planned = plan(loaded.image, loaded.prediction, settings, key)
+    if loaded.fill is not None:
+        try:
+            loaded.fill(_surroundings(planned))
+        except ValueError as error:
+            return ImageOutcome(key, reason=str(error))
+    return image, planned
+
+
+def _surroundings(planned: Plan) -> list[Box]:
+    """All that refining may look at: patches, those of later passes too, and colours around."""
+    found = []
+    for instance, boxes in zip(planned.prediction.instances, planned.boxes, strict=True):
+        if len(boxes):
+            x0, y0, x1, y1 = instance.mask.window
+            reach = max(x1 - x0, y1 - y0) + int(boxes[0, 2] - boxes[0, 0])
+            margin = reach + planned.settings.padding
+            found.append(grow(instance.mask.window, margin, planned.prediction.size))
+    return found
 
 
 def open_image(

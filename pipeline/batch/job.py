@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.formats.frame import Frame
-from bpr.pipeline.instance import Instance, Prediction, Size, UInt8Array, size_text
+from bpr.pipeline.instance import Box, Instance, Prediction, Size, UInt8Array, size_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +20,7 @@ class Loaded:
     prediction: Prediction
     notes: tuple[str, ...]  # what had to be done to the image, in words
     source: Any = None  # what the job wants back when it writes
+    fill: Callable[[Sequence[Box]], None] | None = None  # see `Photograph.fill`
 
 
 class ImageJob(Protocol):

@@ -110,7 +110,7 @@ class LabelFilesJob:
         parsed = self._parse(key)
         path, note = self._find_image(key, parsed)
         frame = self._format.frame(parsed)
-        photograph = read_image(path, frame, self._max_pixels)
+        photograph = read_image(path, frame, self._max_pixels, by_windows=True)
         frame.check(photograph.size, photograph.stored, str(path))
         instances, left = self._format.read_instances(parsed, photograph.size)
         damaged = [one for one in left if one.is_damaged]
@@ -119,7 +119,7 @@ class LabelFilesJob:
         notes = (*([note] if note else []), *photograph.notes, *map(str, left))
         source = _Source(parsed, instances, tuple(left), notes)
         prediction = Prediction(photograph.size, tuple(instances.values()))
-        return Loaded(photograph.pixels, prediction, notes, source)
+        return Loaded(photograph.pixels, prediction, notes, source, photograph.fill)
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the label file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bpr.pipeline.batch.job import Loaded, fitting, usual_frame
@@ -15,9 +15,11 @@ from bpr.pipeline.files import refuse_to_overwrite, stamp
 from bpr.pipeline.formats.images import (
     MAX_PIXELS,
     FileObject,
+    encode_geotiff,
     encode_map,
     encode_mask,
     encode_soft_mask,
+    is_geotiff,
     read_image,
     read_masks,
 )
@@ -57,7 +59,7 @@ def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
         index: Instance(Mask.from_array(item.pixels), 0, 1.0)
         for index, (_, item) in enumerate(objects)
     }
-    photograph = read_image(image, usual_frame(instances.values()), max_pixels)
+    photograph = read_image(image, usual_frame(instances.values()), max_pixels, by_windows=True)
     fits, unfit = fitting(photograph.size, instances)
     for index, reason in unfit.items():
         path = objects[index][0]
@@ -67,7 +69,7 @@ def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
     source = MaskObjects(tuple(objects[index] for index in fits), num_pages, tuple(left))
     notes += [*photograph.notes, *map(str, left)]
     prediction = Prediction(photograph.size, tuple(fits.values()))
-    return Loaded(photograph.pixels, prediction, tuple(notes), source)
+    return Loaded(photograph.pixels, prediction, tuple(notes), source, photograph.fill)
 
 
 def encode_objects(
@@ -78,35 +80,44 @@ def encode_objects(
     Args:
         source: what was read.
         prediction: refined, in the same order.
-        name: of the file that a mask file becomes; pages become `<its stem>_page<n>.png`.
+        name: of the file that a mask file becomes, see `written_name`; pages get `_page<n>`.
         max_pixels: as for reading.
     """
     files: dict[str, bytes] = {}
     maps: dict[tuple[Path, int], dict[int, Mask]] = {}
 
-    def page_name(path: Path, page: int) -> str:
-        whole = name(path)
-        if source.num_pages[path] == 1:
-            return whole
-        return whole.removesuffix(".png") + f"_page{page + 1}.png"
+    def page_name(path: Path, page: int, more: str = "") -> str:
+        whole = PurePosixPath(name(path))
+        number = f"_page{page + 1}" if source.num_pages[path] > 1 else ""
+        return whole.with_name(f"{whole.stem}{number}{more}{whole.suffix}").as_posix()
+
+    def add(path: Path, name: str, png: bytes) -> None:
+        files[name] = encode_geotiff(png, path) if name.endswith(".tif") else png
 
     for (path, item), instance in zip(source.objects, prediction.instances, strict=True):
         soft = instance.soft
         if item.value is None:
             coded = encode_mask(instance.mask) if soft is None else encode_soft_mask(soft)
-            files[page_name(path, item.page)] = coded
+            add(path, page_name(path, item.page), coded)
         else:
             if soft is not None:  # a map has no place for probabilities
-                stem = page_name(path, item.page).removesuffix(".png")
-                files[f"{stem}_soft_{item.value}.png"] = encode_soft_mask(soft)
+                more = page_name(path, item.page, f"_soft_{item.value}")
+                add(path, more, encode_soft_mask(soft))
             maps.setdefault((path, item.page), {})[item.value] = instance.mask
     for (path, page), masks in maps.items():
-        files[page_name(path, page)] = encode_map(path, page, masks, max_pixels)
+        add(path, page_name(path, page), encode_map(path, page, masks, max_pixels))
     return files
+
+
+def written_name(path: Path) -> str:
+    """What a mask file is written as: a PNG, or, of a GeoTIFF, a GeoTIFF."""
+    return f"{path.stem}.tif" if is_geotiff(path) else f"{path.stem}.png"
 
 
 class MaskFilesJob:
     """Reads one image and its masks; each refined mask becomes `<its name>.png`.
+
+    Masks that are GeoTIFFs stay GeoTIFFs.
 
     What the objects in a mask file are, `mask_values` says. Pages become `<its name>_page<n>.png`,
     an instance map stays one.
@@ -130,7 +141,7 @@ class MaskFilesJob:
         digest = hashlib.sha256(str(image.resolve()).encode("utf-8", "surrogateescape"))
         self._out = OutputFolder(out, digest.hexdigest()[:16])
         self.work, self.report = self._out.work, out / f"{image.stem}.report.json"
-        names = [_name(mask) for mask in masks]
+        names = [written_name(mask) for mask in masks]
         for mask, name in zip(masks, names, strict=True):
             if names.count(name) > 1:
                 raise ValueError(f"{mask}: expected masks of different names, got {name} twice")
@@ -155,7 +166,7 @@ class MaskFilesJob:
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write a PNG for each mask or map."""
-        files = encode_objects(source, prediction, _name, self._max_pixels)
+        files = encode_objects(source, prediction, written_name, self._max_pixels)
         return {"files": self._out.write(files), "left": [asdict(one) for one in source.left]}
 
     def is_written(self, entry: Mapping[str, Any]) -> bool:
@@ -172,7 +183,3 @@ class MaskFilesJob:
     def existing_output(self) -> Path | None:
         """The first file that a run would overwrite."""
         return self._out.first_existing([*self._names, self.report.name])
-
-
-def _name(path: Path) -> str:
-    return f"{path.stem}.png"

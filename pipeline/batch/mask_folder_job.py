@@ -10,7 +10,7 @@ from typing import Any
 
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
-from bpr.pipeline.batch.mask_files_job import encode_objects, read_objects
+from bpr.pipeline.batch.mask_files_job import encode_objects, read_objects, written_name
 from bpr.pipeline.batch.output_folder import OutputFolder
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.mask_folders import group_masks
@@ -19,6 +19,7 @@ from bpr.pipeline.formats import label_maps
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import (
     MAX_PIXELS,
+    encode_geotiff,
     encode_label_map,
     read_image,
     read_instance_map,
@@ -121,7 +122,7 @@ class MaskFolderJob:
             raise ValueError(f"{image}: expected one label map, got {', '.join(map(str, masks))}")
         values = read_instance_map(masks[0], self._max_pixels)
         size = (values.shape[0], values.shape[1])
-        photograph = read_image(image, Frame(bitmaps=size), self._max_pixels)
+        photograph = read_image(image, Frame(bitmaps=size), self._max_pixels, by_windows=True)
         if photograph.size != size:
             raise ValueError(
                 f"{masks[0]}: expected a label map of the size of its image, "
@@ -131,15 +132,20 @@ class MaskFolderJob:
         instances = [Instance(mask, value, 1.0) for value, mask in regions.objects]
         prediction = Prediction(size, tuple(instances))
         notes = (*photograph.notes, f"a label map of {len(instances)} regions")
-        return Loaded(photograph.pixels, prediction, notes, _LabelMap(masks[0], regions))
+        return Loaded(
+            photograph.pixels, prediction, notes, _LabelMap(masks[0], regions), photograph.fill
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the files of an image."""
         if isinstance(source, _LabelMap):
             refined = [instance.mask for instance in prediction.instances]
             values = source.regions.with_masks(refined)
+            name = self._name(source.path)
             content = encode_label_map(source.path, values, self._max_pixels)
-            return {"files": self._out.write({self._name(source.path): content})}
+            if name.endswith(".tif"):
+                content = encode_geotiff(content, source.path)
+            return {"files": self._out.write({name: content})}
         files = encode_objects(source, prediction, self._name, self._max_pixels)
         return {"files": self._out.write(files), "left": [asdict(one) for one in source.left]}
 
@@ -160,4 +166,4 @@ class MaskFolderJob:
         return self._out.first_existing([*names, self.report.name])
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.source).with_suffix(".png").as_posix()
+        return path.relative_to(self.source).with_name(written_name(path)).as_posix()

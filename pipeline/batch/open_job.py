@@ -91,6 +91,20 @@ class OpenedJob:
     format: str  # of FORMATS
 
 
+def format_of(pred: Path) -> str:
+    """What a file or folder is taken for, of FORMATS.
+
+    Raises:
+        ValueError: nothing that is known.
+    """
+    pred = _with_only_file(JobRequest(pred=pred, out=pred)).pred
+    if not pred.is_dir():
+        return _format_of_file(pred)
+    if not has_prediction_files(pred) and find_coco_splits(pred):
+        return COCO
+    return _format_of_folder(pred)
+
+
 def open_job(request: JobRequest) -> OpenedJob:
     """Find out what masks are, and open them.
 

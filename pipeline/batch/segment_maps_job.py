@@ -76,6 +76,10 @@ class SegmentMapsJob:
         """Those of the json."""
         return list(self._content.images)
 
+    def image_name(self, key: str) -> str:
+        """What the image of a key may be called."""
+        return self._content.images[key].names[0]
+
     def part(self, key: str) -> SegmentMapsJob:
         """The job with one image."""
         part = copy(self)
@@ -98,7 +102,7 @@ class SegmentMapsJob:
         png, path = self._find_png(key), self._find(key)
         values = read_segment_ids(png, self._max_pixels)
         size = (values.shape[0], values.shape[1])
-        photograph = read_image(path, Frame(bitmaps=size), self._max_pixels)
+        photograph = read_image(path, Frame(bitmaps=size), self._max_pixels, by_windows=True)
         if photograph.size != size:
             raise ValueError(
                 f"{png}: expected segments of the size of their image, "
@@ -116,7 +120,9 @@ class SegmentMapsJob:
         instances = [Instance(mask, value, 1.0) for value, mask in objects.objects]
         notes = (*photograph.notes, *map(str, left))
         source = _Read(png, objects, owners, left)
-        return Loaded(photograph.pixels, Prediction(size, tuple(instances)), notes, source)
+        return Loaded(
+            photograph.pixels, Prediction(size, tuple(instances)), notes, source, photograph.fill
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the PNG; the journal keeps areas and boxes for the json."""

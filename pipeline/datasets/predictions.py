@@ -1,4 +1,4 @@
-"""Predictions to judge, in every format that `bpr refine` reads, without their images."""
+"""Predictions to judge, in the formats that need no images: Cityscapes, COCO, mask files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
 from bpr.pipeline.formats import cityscapes, coco
 from bpr.pipeline.formats.coco import ImageId
@@ -115,7 +116,7 @@ class CityscapesPredictions:
 
 
 class CocoPredictions:
-    """A COCO results json.
+    """A COCO results json, or the labels of a data set.
 
     Args:
         path: of the json.
@@ -136,7 +137,12 @@ class CocoPredictions:
         keys: Mapping[ImageId, str] | None,
         labels: Mapping[str, int] | None = None,
     ) -> None:
-        self._results = coco.load_results(path)
+        self._results = coco.load_results_or_labels(path)
+        data_set = self._results.data_set
+        if data_set is None:  # every entry of results must have a mask
+            self._results = coco.load_results(path)
+        elif keys is None:
+            keys = image_keys(coco.parse_images(path, data_set))
         self._labels = labels
         self._ids: dict[str, ImageId] = {}
         for image_id in self._results.by_image:

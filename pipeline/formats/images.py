@@ -6,7 +6,7 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,17 @@ from zlib import crc32
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
+from PIL import (
+    ExifTags,
+    Image,
+    ImageOps,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    features,
+)
 from zlib_ng import zlib_ng
 
-from bpr.pipeline.formats import mask_values
+from bpr.pipeline.formats import mask_values, tiff_windows
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.label_maps import MapObjects
 from bpr.pipeline.formats.mask_values import values_of_map
@@ -62,6 +69,8 @@ _DECODER_ERRORS = (
 _CHANGING_WARNINGS = threading.Lock()
 _SIXTEEN_BIT_GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
 _ONE_CHANNEL = _SIXTEEN_BIT_GREY | {"L", "P", "1"}
+_GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
+"""ModelPixelScale, ModelTiepoint, ModelTransformation, the three of GeoKeys, GDAL's two."""
 _FULL_RANGE = 2**15  # of 2**16 values; what uses less is stretched
 _ORIENTATIONS_THAT_TURN = frozenset({5, 6, 7, 8})  # these swap width and height
 
@@ -106,6 +115,9 @@ class Photograph:
     pixels: UInt8Array  # (H, W, 3) RGB
     notes: tuple[str, ...]  # what had to be done to get there, in words
     stored: Size  # (height, width) of the file, before any EXIF orientation
+    fill: Callable[[Sequence[Box]], None] | None = None
+    """Reads boxes into `pixels`, which are black and take no memory until then; None where they
+    are read already. ValueError: damaged data."""
 
     @property
     def size(self) -> Size:
@@ -127,7 +139,10 @@ def read_header(path: ImageFile) -> Header:
 
 
 def read_image(
-    path: ImageFile, frame: Frame | None = None, max_pixels: int = MAX_PIXELS
+    path: ImageFile,
+    frame: Frame | None = None,
+    max_pixels: int = MAX_PIXELS,
+    by_windows: bool = False,
 ) -> Photograph:
     """Read an image file as 8-bit RGB.
 
@@ -142,10 +157,14 @@ def read_image(
         frame: what the masks of the image say about its size, where there are any; it decides
             about the orientation only.
         max_pixels: refuse larger images, before they are decoded.
+        by_windows: whether the caller fills in what it needs of a large TIFF (`Photograph.fill`),
+            where tifffile or rasterio is installed.
 
     Raises:
         ValueError: the file is missing, truncated or not an image (TooManyPixels: too large).
     """
+    if by_windows and isinstance(path, Path) and (found := _windows_of(path, max_pixels)):
+        return found
     loaded = _load_page(path, max_pixels=max_pixels)
     file, turn = loaded.file, loaded.orientation
     if file.mode == "F":
@@ -174,6 +193,29 @@ def read_image(
             pixels = _turned(pixels, turn)
             notes.append(f"EXIF orientation {turn} applied")
     return Photograph(np.ascontiguousarray(pixels), tuple(notes), stored)
+
+
+def _windows_of(path: Path, max_pixels: int) -> Photograph | None:
+    """A large TIFF of which nothing is read yet; None of other files."""
+    try:
+        header = read_header(path)
+    except ValueError:
+        return None
+    if header.format != "TIFF" or header.size[0] * header.size[1] < tiff_windows.LEAST_PIXELS:
+        return None
+    _check_pixels(path, header.size, max_pixels)
+    tiff = tiff_windows.open_windows(path)
+    if tiff is None or tiff.size != header.size:
+        return None
+    pixels = tiff_windows.untouched((*tiff.size, 3))
+    notes = ["a large TIFF: only the surroundings of objects are read"]
+    if tiff.is_sixteen_bit:
+        notes.append("16 bits per channel: as 8 bits by the values around the objects")
+
+    def fill(boxes: Sequence[Box]) -> None:
+        tiff_windows.fill(pixels, tiff, boxes, lambda values: _to_8_bits(values)[0])
+
+    return Photograph(pixels, tuple(notes), tiff.size, fill)
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,6 +437,39 @@ def encode_segment_ids(path: ImageFile, values: InstanceMap, max_pixels: int = M
     pixels = np.array(file.convert("RGBA" if file.has_transparency_data else "RGB"))
     pixels[..., :3] = np.stack([values & 255, values >> 8 & 255, values >> 16], axis=-1)
     return _encode_like(file, pixels)
+
+
+def is_geotiff(path: ImageFile) -> bool:
+    """Whether a file says where on the earth it lies."""
+    return isinstance(path, Path) and path.suffix.lower() in _ENDINGS["TIFF"] and bool(_geo(path))
+
+
+def encode_geotiff(png: bytes, path: Path) -> bytes:
+    """A PNG as a TIFF that lies where another one does."""
+    known = _geo(path)
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in known.items():
+        info[tag] = value
+        info.tagtype[tag] = known.tagtype[tag]
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(buffer, "tiff", tiffinfo=info, compression="tiff_deflate")
+    return buffer.getvalue()
+
+
+def _geo(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The tags of GeoTIFF and GDAL in a file."""
+    found = TiffImagePlugin.ImageFileDirectory_v2()
+    try:
+        with _explained(path), _quiet(), _open(path) as file:
+            tags: Any = getattr(file, "tag_v2", {})
+            for tag in _GEO_TAGS:
+                if tag in tags:
+                    found[tag] = tags[tag]
+                    found.tagtype[tag] = tags.tagtype[tag]
+    except ValueError:  # said again where the mask is read
+        pass
+    return found
 
 
 def _encode_like(file: Image.Image, pixels: npt.NDArray[Any]) -> bytes:

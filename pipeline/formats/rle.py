@@ -23,15 +23,25 @@ def encode(mask: Mask) -> dict[str, Any]:
     Returns:
         {"size": [height, width], "counts": str}, ready for json.
     """
-    code = coco_mask.encode(np.asfortranarray(mask.to_array().view(np.uint8)))
+    height, width = mask.size
+    code = coco_mask.frPyObjects({"size": [height, width], "counts": runs(mask)}, height, width)
     return {"size": list(mask.size), "counts": code["counts"].decode("ascii")}
 
 
 def runs(mask: Mask) -> list[int]:
     """Write a mask as the counts of an uncompressed RLE: down the columns, background first."""
-    pixels = mask.to_array().ravel(order="F")
-    ends = np.flatnonzero(np.diff(pixels, prepend=False)) if pixels.size else np.zeros(0, np.int64)
-    return [int(run) for run in np.diff(ends, prepend=0, append=pixels.size)]
+    height, width = mask.size
+    x0, y0, x1, y1 = mask.window
+    # down the columns of the window; where a column ends, the next one begins after a gap
+    columns = np.zeros((x1 - x0, y1 - y0 + 2), np.int8)
+    columns[:, 1:-1] = mask.bitmap.T
+    column, row = np.nonzero(np.diff(columns, axis=1))
+    edges = (column + x0) * height + row + y0
+    again = np.flatnonzero(np.diff(edges) == 0)  # an object that goes on in the next column
+    edges = np.delete(edges, np.concatenate([again, again + 1]))
+    edges = edges[edges < height * width]
+    found: list[int] = np.diff(edges, prepend=0, append=height * width).tolist()
+    return found
 
 
 def decode(segmentation: Any, size: Size) -> Mask:

@@ -127,7 +127,7 @@ def test_schemathesis_finds_no_answer_that_was_not_promised(service, scene, docu
 
         @hypothesis.given(case=operation.as_strategy())
         @hypothesis.settings(
-            max_examples=60 if operation.path == "/refine" else 5,
+            max_examples=150 if operation.path == "/refine" else 5,
             deadline=None,
             derandomize=True,
             database=None,

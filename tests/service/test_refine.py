@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import zipfile
@@ -261,3 +262,48 @@ class TestWhatComesOut:
             answer = service.refine(parts, "application/zip")
             with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
                 assert archive.namelist()[-1] == f"{stem}_pred.txt"
+
+
+class TestProbabilities:
+    def test_alpha_is_the_mask_above_half(self, service, scene):
+        answer = service.refine(scene.mask_parts, params={"alpha": "true"}).json()
+        size = (answer["image"]["height"], answer["image"]["width"])
+        num_between = 0
+        for item, mask in zip(answer["instances"], arrays(answer), strict=True):
+            x0, y0, x1, y1 = item["alpha"]["box"]
+            values = np.asarray(Image.open(io.BytesIO(base64.b64decode(item["alpha"]["png"]))))
+            whole = np.zeros(size, np.uint8)
+            whole[y0:y1, x0:x1] = values
+            np.testing.assert_array_equal(whole > 127, mask)
+            num_between += np.count_nonzero((whole > 0) & (whole < 255))
+        assert num_between > 50
+        plain = service.refine(scene.mask_parts).json()
+        assert "alpha" not in plain["instances"][0]
+
+    def test_a_cutout_shows_the_objects_on_nothing(self, service, scene):
+        answer = service.refine(scene.mask_parts, params={"cutout": "true"}, accept="*/*")
+        assert answer.headers["content-type"] == "image/png"
+        bands = np.asarray(Image.open(io.BytesIO(answer.content)))
+        np.testing.assert_array_equal(bands[..., :3], scene.image)
+        masks = arrays(service.refine(scene.mask_parts).json())
+        np.testing.assert_array_equal(bands[..., 3] > 127, np.any(masks, axis=0))
+        wrong = service.refine(
+            scene.mask_parts, params={"cutout": "true"}, accept="application/zip"
+        )
+        assert wrong.status_code == 406
+
+    def test_void_and_stuff_of_a_map_stay_as_evaluate_reads_them(self, service, scene):
+        numbers = np.unique(scene.map_values, return_inverse=True)[1].reshape(scene.image.shape[:2])
+        eight = numbers.astype(np.uint8)
+        eight[:5] = 255
+        deep = np.where(numbers > 0, 26000 + numbers, 7)
+        deep[:5] = 3
+        for values, void, stuff in ((eight, 255, None), (deep.astype(np.uint16), 3, 7)):
+            parts = [scene.image_part, ("instance_map", ("m.png", encode_png(values)))]
+            found = service.refine(parts).json()["instances"]
+            assert len(found) == len(scene.masks)
+            content = service.refine(parts, accept="image/png").content
+            after = np.asarray(Image.open(io.BytesIO(content)))
+            np.testing.assert_array_equal(after == void, values == void)
+            assert set(np.unique(after)) == set(np.unique(values))
+            assert stuff is None or (after != 0).all()

@@ -299,10 +299,6 @@ def test_any_change_of_a_code_gives_the_mask_of_pycocotools_or_an_error():
 @pytest.mark.parametrize(
     "polygon",
     [
-        [],
-        [1, 2],
-        [1, 2, 3, 4],  # pycocotools would take it for a box
-        [1, 2, 3, 4, 5],
         [1, 2, 3, 4, 5, 6, 7],
         "122334",
         {"0": 1},
@@ -313,6 +309,15 @@ def test_any_change_of_a_code_gives_the_mask_of_pycocotools_or_an_error():
 def test_a_polygon_of_less_than_3_whole_points_is_refused(polygon):
     with pytest.raises(ValueError, match=r"expected polygons as lists of at least 3 points"):
         rle.decode([[1, 1, 9, 1, 9, 9], polygon], SIZE)
+
+
+@pytest.mark.parametrize("polygon", [[], [1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]])
+def test_a_polygon_without_area_is_left_out_beside_others_and_refused_alone(polygon):
+    triangle = [1, 1, 9, 1, 9, 9]
+    alone = rle.decode([triangle], SIZE).to_array()
+    np.testing.assert_array_equal(rle.decode([triangle, polygon], SIZE).to_array(), alone)
+    with pytest.raises(ValueError, match=r"expected polygons as lists of at least 3 points"):
+        rle.decode([polygon], SIZE)  # pycocotools would take four numbers for a box
 
 
 def test_one_flat_polygon_is_refused():
