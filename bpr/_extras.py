@@ -13,6 +13,7 @@ EXTRA_OF = {
     "boto3": "stores",
     "cityscapesscripts": "evaluate",
     "cvat_sdk": "cvat",
+    "datumaro": "datumaro",
     "defusedxml": "serve",
     "fastapi": "serve",
     "fastapi_offline": "serve",

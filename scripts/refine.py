@@ -15,7 +15,15 @@ from bpr import __version__
 from bpr.pipeline.batch.chosen_images import ChosenImages
 from bpr.pipeline.batch.engine import InThisProcess, RefineEngine
 from bpr.pipeline.batch.job import Job
-from bpr.pipeline.batch.open_job import FORMATS, LABELME, MASKS, YOLO, JobRequest, open_job
+from bpr.pipeline.batch.open_job import (
+    DATUMARO,
+    FORMATS,
+    LABELME,
+    MASKS,
+    YOLO,
+    JobRequest,
+    open_job,
+)
 from bpr.pipeline.batch.run_batch import BatchProgress, run_batch
 from bpr.pipeline.batch.soft_job import SoftJob, soft_folder
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE, MAX_TOLERANCE
@@ -87,7 +95,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=list(FORMATS),
+        type=_format,
+        metavar="NAME",
         help="format of PRED (default: recognised from its files): "
         + "; ".join(f"{name}: {what}" for name, what in FORMATS.items()),
     )
@@ -121,6 +130,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_max_pixels(parser)
     add_refine_options(parser)
     add_cluster_options(parser)
+
+
+def _format(text: str) -> str:
+    if text.partition(":")[0] != DATUMARO and text not in FORMATS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(FORMATS)}, got {text!r}")
+    return text
 
 
 def add_refine_options(parser: argparse.ArgumentParser) -> None:

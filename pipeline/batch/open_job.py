@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bpr.pipeline.batch import datumaro_job
 from bpr.pipeline.batch.cityscapes_job import CityscapesJob
 from bpr.pipeline.batch.coco_job import CocoJob
 from bpr.pipeline.batch.data_set_file_job import DataSetFileJob
+from bpr.pipeline.batch.datumaro_job import DatumaroJob
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.jobs_together import JobsTogether
 from bpr.pipeline.batch.label_files_job import LabelFilesJob
@@ -38,7 +40,7 @@ from bpr.pipeline.formats.text import load_json
 CITYSCAPES, COCO, LABELME, YOLO = "cityscapes", "coco", "labelme", "yolo"
 MASKS, LABEL_MAPS, PANOPTIC = "masks", "label-maps", "panoptic"
 SUPERVISELY, DARWIN, VIA = "supervisely", "darwin", "via"
-KAGGLE, SEGMENTS_AI = "kaggle", "segments-ai"
+KAGGLE, SEGMENTS_AI, DATUMARO = "kaggle", "segments-ai", datumaro_job.PREFIX
 
 FORMATS = {
     CITYSCAPES: "folder of <image>_pred.txt files and mask PNGs",
@@ -53,6 +55,7 @@ FORMATS = {
     VIA: "json of VGG Image Annotator",
     KAGGLE: "run-length csv of Kaggle (ImageId, EncodedPixels)",
     SEGMENTS_AI: "release json of Segments.ai with its PNGs",
+    DATUMARO: "data set that Datumaro reads and writes (VOC, Open Images, ...; datumaro:NAME)",
 }
 """What can be read, by the name that --format takes."""
 
@@ -80,7 +83,7 @@ class JobRequest:
     polygon_tolerance: float | None = None  # pixels; None: the format's own
     include_crowds: bool = False
     max_pixels: int = MAX_PIXELS
-    format: str | None = None  # of FORMATS; None: told by what is there
+    format: str | None = None  # of FORMATS, or datumaro:NAME; None: told by what is there
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,8 @@ def open_job(request: JobRequest) -> OpenedJob:
     """
     if not request.pred.exists():
         raise ValueError(f"{request.pred}: expected predictions, found no file or folder")
+    if request.format is not None and request.format.partition(":")[0] == DATUMARO:
+        return OpenedJob(_open_datumaro(request), DATUMARO)
     request = _with_only_file(request)
     pred = request.pred
     if request.images_json and (request.masks or pred.is_dir()):
@@ -147,6 +152,19 @@ def writes_json(pred: Path, wanted: str | None = None) -> bool:
         ValueError: nothing is there that is known.
     """
     return not pred.is_dir() and (wanted or _format_of_file(pred)) == COCO
+
+
+def _open_datumaro(request: JobRequest) -> Job:
+    if not request.pred.is_dir():
+        raise ValueError(f"{request.pred}: expected a folder for --format {request.format}")
+    return DatumaroJob(
+        request.pred,
+        request.format or DATUMARO,
+        request.images,
+        request.out,
+        _tolerance(request),
+        max_pixels=request.max_pixels,
+    )
 
 
 def _with_only_file(request: JobRequest) -> JobRequest:
@@ -253,6 +271,11 @@ def _open_folder(request: JobRequest) -> OpenedJob:
 
 
 def _format_of_folder(pred: Path) -> str:
+    if (pred / "JPEGImages").is_dir() and (pred / "Annotations").is_dir():
+        raise ValueError(
+            f"{pred}: this is Pascal VOC: name its folder SegmentationObject or SegmentationClass "
+            "as PRED, or pass --format datumaro (pip install datumaro)"
+        )
     if has_prediction_files(pred):
         return CITYSCAPES
     label_format = find_label_format(pred)
