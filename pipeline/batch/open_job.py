@@ -258,7 +258,8 @@ def _open_folder(request: JobRequest) -> OpenedJob:
     found = request.format or _format_of_folder(pred)
     if found in _FILES:
         raise ValueError(f"{pred}: expected a file for --format {found}, got a folder")
-    images = pred if request.images is None and found in LABEL_FORMATS else _images(request)
+    is_beside = found in LABEL_FORMATS and (found == LABELME or _holds_images(pred))
+    images = pred if request.images is None and is_beside else _images(request)
     more: dict[str, Any] = {"max_pixels": request.max_pixels}
     if found == CITYSCAPES:
         return OpenedJob(CityscapesJob(pred, images, out, **more), found)
@@ -293,6 +294,10 @@ def _format_of_folder(pred: Path) -> str:
     raise ValueError(
         f"{pred}: expected masks or label files ({', '.join(FORMATS)}; --format), found none"
     )
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in find_files(folder))
 
 
 def _images(request: JobRequest) -> Path:

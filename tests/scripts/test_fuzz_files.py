@@ -5,10 +5,13 @@ pytest -m slow tests/scripts/test_fuzz_files.py
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import random
 import shutil
+import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -24,7 +27,9 @@ SIZE = (48, 64)
 ODD = [None, [], {}, "", "x", -1, 0, 1.5, 1e308, float("nan"), True, [[]], [None], "é" * 9, 2**70]
 MASKS = ["pred/a_0.png", "pred/a_1.png", "map/a.png"]
 FILES = ["labels.json", "results.json", "yolo/a.txt", "labelme/a.json", "images/a.jpg",
-         "pred/a_pred.txt", *MASKS]  # fmt: skip
+         "pred/a_pred.txt", "via.json", "train.csv", "supervisely/ann/a.jpg.json",
+         "darwin/a.json", "panoptic.json", "panoptic/a.png", "release.json",
+         "classes/a_labelIds.png", *MASKS]  # fmt: skip
 
 
 def blob(x, y, radius):
@@ -71,7 +76,54 @@ def sound(tmp_path_factory):
     shapes = [{"label": "a", "points": points, "shape_type": kind} for kind in ("polygon", None)]
     content = {"shapes": shapes, "imagePath": "a.jpg", "imageHeight": 48, "imageWidth": 64}
     (root / "labelme/a.json").write_text(json.dumps(content))
+    write_other_formats(root, masks)
     return root
+
+
+def write_other_formats(root, masks):
+    points = cv2.findContours(masks[0], cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0][0][:, 0]
+    xs, ys = points[:, 0].tolist(), points[:, 1].tolist()
+    shape = {"name": "polygon", "all_points_x": xs, "all_points_y": ys}
+    regions = [{"shape_attributes": shape, "region_attributes": {}}] * 2
+    image = {"filename": "a.jpg", "size": 1, "regions": regions}
+    (root / "via.json").write_text(json.dumps({"_via_img_metadata": {"a.jpg1": image}}))
+    (root / "train.csv").write_text("ImageId,EncodedPixels\na.jpg,500 9 548 9\na.jpg,1 3\n")
+    buffer = io.BytesIO()
+    Image.fromarray(masks[1][10:45, 30:60]).save(buffer, "png")
+    packed = base64.b64encode(zlib.compress(buffer.getvalue())).decode()
+    outline = {"exterior": points.tolist(), "interior": []}
+    objects = [
+        {"geometryType": "bitmap", "bitmap": {"data": packed, "origin": [30, 10]}},
+        {"geometryType": "polygon", "points": outline},
+    ]
+    content = {"size": {"height": SIZE[0], "width": SIZE[1]}, "objects": objects}
+    (root / "supervisely/ann").mkdir(parents=True)
+    (root / "supervisely/ann/a.jpg.json").write_text(json.dumps(content))
+    layer = {"dense_rle": [0, 1000, 1, 50, 0, 2022], "mask_annotation_ids_mapping": {"m": 1}}
+    annotations = [
+        {"id": "p", "polygon": {"paths": [[{"x": x, "y": y} for x, y in points.tolist()]]}},
+        {"id": "m", "mask": {}},
+        {"id": "r", "raster_layer": layer},
+    ]
+    slots = [{"height": SIZE[0], "width": SIZE[1]}]
+    content = {"item": {"name": "a.jpg", "slots": slots}, "annotations": annotations}
+    (root / "darwin").mkdir()
+    (root / "darwin/a.json").write_text(json.dumps(content))
+    (root / "panoptic").mkdir()
+    ids = np.zeros((*SIZE, 3), np.uint8)
+    ids[masks[0] > 0, 0], ids[masks[1] > 0, 0] = 5, 9
+    for name in ("panoptic/a.png", "a_label_ground-truth.png"):
+        Image.fromarray(ids).save(root / name)
+    segments = [{"id": n, "category_id": 1, "area": 1, "bbox": [0, 0, 1, 1]} for n in (5, 9)]
+    entry = {"image_id": 1, "file_name": "a.png", "segments_info": segments}
+    images = [{"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}]
+    content = {"images": images, "annotations": [entry], "categories": [{"id": 1, "isthing": 0}]}
+    (root / "panoptic.json").write_text(json.dumps(content))
+    labels = {"ground-truth": {"attributes": {"annotations": segments}}}
+    content = {"dataset": {"samples": [{"name": "a.jpg", "labels": labels}]}}
+    (root / "release.json").write_text(json.dumps(content))
+    (root / "classes").mkdir()
+    Image.fromarray(ids[..., 0] + 7).save(root / "classes/a_labelIds.png")
 
 
 def mutate_json(value, chance):
@@ -135,12 +187,29 @@ def mutate(path, chance):
     path.write_bytes(content)
 
 
+class Entries(dict):
+    """A journal."""
+
+    def read(self, key):
+        return self[key]
+
+
+def cut(instance):
+    """The instance without the left column of its mask, where something is left."""
+    bitmap = np.array(instance.mask.bitmap)
+    bitmap[:, :1] = False
+    if not bitmap.any():
+        return instance
+    mask = Mask.from_array(bitmap, instance.mask.window[:2], instance.mask.size)
+    return replace(instance, mask=mask)
+
+
 def refine(root, name, capsys):
     """Read, and write again, what a file belongs to: all of `bpr refine` but the network."""
     folder = name.split("/")[0]
-    pred = root / (name if folder.endswith(".json") else folder)
-    if folder == "images":
-        pred = root / "labels.json"
+    pred = root / (name if "." in folder else folder)
+    if folder in ("images", "panoptic"):
+        pred = root / ("labels.json" if folder == "images" else "panoptic.json")
     out = root / ("out.json" if pred.suffix == ".json" else "out")
     images_json = root / "labels.json" if pred.name == "results.json" else None
     try:
@@ -150,23 +219,30 @@ def refine(root, name, capsys):
     except ValueError:
         return
     opened.job.work.mkdir(parents=True)
+    entries = {}
     for key in opened.job.keys():  # noqa: SIM118
         try:
             loaded = opened.job.read(key)
         except ValueError:
             continue
-        json.dumps(opened.job.write(key, loaded.source, loaded.prediction))
+        smaller = [cut(instance) for instance in loaded.prediction.instances]
+        refined = replace(loaded.prediction, instances=tuple(smaller))
+        entries[key] = json.loads(json.dumps(opened.job.write(key, loaded.source, refined)))
+    failed = {key for key in opened.job.keys() if key not in entries}  # noqa: SIM118
+    opened.job.finish(Entries(entries), failed)
     code = main(
         ["refine", str(pred), "--images", str(root / "images"), "--out", str(out), "--dry-run"]
     )
     assert code in (0, 1, 2)
 
 
-def commands(root):
+def commands(root, name):
     images, out = ["--images", str(root / "images")], str(root / "more")
     labels = str(root / "labels.json")
     yield ["evaluate", str(root / "results.json"), "--ground-truth", labels, "--out", out + "e"]
     yield ["evaluate", str(root / "pred"), "--ground-truth", str(root / "map"), "--pictures", "0"]
+    other = str(root / (name if "." in name.split("/")[0] else name.split("/")[0]))
+    yield ["evaluate", other, *images, "--ground-truth", labels, "--pictures", "0"]
     yield [
         "extract", str(root / "results.json"), *images, "--ground-truth", labels, "--out", out,
         "--split", "val",
@@ -180,7 +256,7 @@ def attack(sound, folder, number, capsys):
     name = FILES[number % len(FILES)]
     mutate(root / name, chance)
     refine(root, name, capsys)
-    for command in commands(root):
+    for command in commands(root, name):
         code = main(command)
         assert code in (0, 1, 2), command
     assert "Traceback" not in capsys.readouterr().err

@@ -210,3 +210,21 @@ def test_an_input_is_never_overwritten(root, name):
                 pred=root / "pred.json", out=out, images=root / "images", images_json=root / name
             )
         )
+
+
+def test_a_geotiff_stays_where_it_lies(root):
+    tifffile = pytest.importorskip("tifffile")
+    tags = {33550: (0.5, 0.5, 0.0), 33922: (0.0, 0.0, 0.0, 500000.0, 4649776.0, 0.0)}
+    keys = (1, 1, 0, 1, 1024, 0, 1, 1)
+    extra = [(tag, "d", len(value), value, True) for tag, value in tags.items()]
+    extra.append((34735, "H", len(keys), keys, True))
+    (root / "masks").mkdir()
+    tifffile.imwrite(root / "masks/a_1.tif", disc(), photometric="minisblack", extratags=extra)
+    tifffile.imwrite(root / "masks/b.tif", disc(), photometric="minisblack")
+    job = opened(root).job
+    assert rewrite(job) == {}
+    with Image.open(root / "out/a_1.tif") as written_:
+        assert {tag: written_.tag_v2[tag] for tag in tags} == tags
+        assert written_.tag_v2[34735] == keys
+        np.testing.assert_array_equal(np.asarray(written_), disc())
+    assert (root / "out/b.png").exists()
