@@ -41,7 +41,7 @@ class SegmentMapsJob:
     Args:
         content: of the json, parsed.
         images: folder of images.
-        out: json to write; the PNGs go to a folder beside it that has its stem.
+        out: json to write; the PNGs go beside it, or, as in COCO, to a folder of its stem.
         max_pixels: refuse larger images.
 
     Raises:
@@ -61,7 +61,7 @@ class SegmentMapsJob:
         # the PNGs of COCO lie in a folder of the json's stem, those of Segments.ai beside it
         own = self.source.with_suffix("")
         self._pngs = own if own.is_dir() else self.source.parent
-        self._png_out = out.with_suffix("")
+        self._png_out = out.with_suffix("") if own.is_dir() else out.parent
         refuse_to_overwrite([out, self.report], [self.source])
         if self._png_out.resolve() in (self._pngs.resolve(), images.resolve()):
             raise ValueError(f"{out}: expected another folder for the PNGs than {self._png_out}")

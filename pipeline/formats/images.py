@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -44,6 +45,11 @@ _ENDINGS = {  # of each of Pillow's formats
 }
 if not features.check("avif"):
     del _ENDINGS["AVIF"]
+if find_spec("pillow_heif"):  # where it is installed, Pillow can
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    _ENDINGS["HEIF"] = (".heic", ".heif")
 
 # Pillow knows some sixty more; its PostScript reader starts a program
 _FORMATS = tuple(_ENDINGS)
