@@ -6,6 +6,10 @@ Latency: one image of 2048 x 1024 with 20 instances; the library reads the same 
 and writes RLE. Throughput: `bpr refine` on a folder, and 8 clients that send the same images to
 `bpr serve` and take the same Cityscapes files back. Both sides of a ratio run in turn, in one run,
 after a warm-up; the service and `bpr refine` are processes of their own.
+
+Fairness: the 95th percentile of tiny requests, alone and beside four clients that send huge ones
+without a pause. Crowds: right answers per second for 32 and for 128 clients that send tiny requests
+without a pause and wait as `Retry-After` says.
 """
 
 from __future__ import annotations
@@ -26,12 +30,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 from benchmarks.workload import WorkloadSettings, write_workload
 from bpr.pipeline.formats import cityscapes, rle
-from bpr.pipeline.formats.images import read_image
+from bpr.pipeline.formats.images import encode_mask, encode_png, read_image
 from bpr.pipeline.host import HostRunner
-from bpr.pipeline.instance import Prediction
+from bpr.pipeline.instance import Mask, Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
 from bpr.refiner.predictor import LoadedPredictor, load_predictor
@@ -155,15 +160,105 @@ def measure_throughput(folder: Path, num_images: int) -> None:
     )
 
 
+def tiny_parts() -> list[tuple[str, tuple[str, bytes]]]:
+    """A request with one object on a small image."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (128, 128, 3), np.uint8)
+    rows, columns = np.ogrid[:128, :128]
+    disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 40**2
+    masks = encode_mask(Mask.from_array(disc))
+    return [("image", ("tiny.png", encode_png(image))), ("masks", ("disc.png", masks))]
+
+
+def measure_fairness(folder: Path, seconds: float, weights: str) -> None:
+    """Print the 95th percentiles of tiny requests alone and beside four huge ones."""
+    work = folder / "fairness"
+    write_workload(work, WorkloadSettings(num_images=1, instances=(40, 40)))
+    (path,) = cityscapes.find_prediction_files(work / "predictions")
+    huge, tiny = parts_of(work, path), tiny_parts()
+    is_over = threading.Event()
+
+    def send_huge(url: str) -> None:
+        with httpx.Client(timeout=600) as client:
+            while not is_over.is_set():
+                client.post(f"{url}/refine", files=huge)
+
+    def tiny_p95(client: httpx.Client, url: str) -> float:
+        times, end = [], time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            started = time.perf_counter()
+            client.post(f"{url}/refine", files=tiny).raise_for_status()
+            times.append(time.perf_counter() - started)
+            time.sleep(0.05)
+        return float(np.percentile(times, 95))
+
+    with service(["--weights", weights]) as (url, _), httpx.Client(timeout=600) as client:
+        client.post(f"{url}/refine", files=tiny).raise_for_status()
+        alone = tiny_p95(client, url)
+        senders = [threading.Thread(target=send_huge, args=(url,)) for _ in range(4)]
+        for sender in senders:
+            sender.start()
+        time.sleep(3)
+        beside = tiny_p95(client, url)
+        is_over.set()
+        for sender in senders:
+            sender.join()
+    print(
+        f"p95 of tiny requests: alone {alone:.3f} s, beside four huge ones {beside:.3f} s, ratio "
+        f"{beside / alone:.2f}",
+        flush=True,
+    )
+
+
+def measure_crowds(seconds: float, weights: str) -> None:
+    """Print the right answers per second that 32 and 128 clients get."""
+    tiny = tiny_parts()
+    goodput = {}
+    with service(["--weights", weights]) as (url, _):
+        for clients in (32, 128):
+            end = time.perf_counter() + seconds
+
+            def send(_: int, end: float = end) -> int:
+                answered = 0
+                with httpx.Client(timeout=600) as client:
+                    while time.perf_counter() < end:
+                        answer = client.post(f"{url}/refine", files=tiny)
+                        if answer.status_code == 200:
+                            answered += 1
+                        else:
+                            time.sleep(float(answer.headers["Retry-After"]))
+                return answered
+
+            with ThreadPoolExecutor(clients) as pool:
+                goodput[clients] = sum(pool.map(send, range(clients))) / seconds
+    print(
+        f"goodput of tiny requests: {goodput[32]:.1f}/s with 32 clients, {goodput[128]:.1f}/s with "
+        f"128, ratio {goodput[128] / goodput[32]:.2f}",
+        flush=True,
+    )
+
+
 def main() -> None:
-    """Measure both."""
+    """Measure all of them, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20, help="of each part of a load")
+    parser.add_argument("--weights", default="hrnet18s", help="of the fairness and the crowds")
+    parser.add_argument(
+        "--only", choices=["latency", "throughput", "fairness", "crowds"], help="measure this alone"
+    )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        measure_latency(Path(folder), arguments.repeats)
-        measure_throughput(Path(folder), arguments.images)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measures = {
+            "latency": lambda: measure_latency(folder, arguments.repeats),
+            "throughput": lambda: measure_throughput(folder, arguments.images),
+            "fairness": lambda: measure_fairness(folder, arguments.seconds, arguments.weights),
+            "crowds": lambda: measure_crowds(arguments.seconds, arguments.weights),
+        }
+        for wanted in [arguments.only] if arguments.only else measures:
+            measures[wanted]()
 
 
 if __name__ == "__main__":
