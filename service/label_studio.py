@@ -11,8 +11,11 @@ import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
+from xml.sax import SAXException
+from xml.sax.handler import ContentHandler
+from xml.sax.xmlreader import AttributesImpl
 
-from defusedxml import DefusedXmlException, ElementTree
+from defusedxml import DefusedXmlException, sax
 from fastapi import FastAPI, Request
 
 from bpr.pipeline.formats import brush
@@ -28,7 +31,7 @@ from bpr.service.inputs import (
     read_with_masks,
 )
 from bpr.service.json_input import parse_json
-from bpr.service.label_studio_images import fetch_image
+from bpr.service.label_studio_images import fetch_image, tls_context
 from bpr.service.problems import Problem, bad_request, too_large, unusable
 from bpr.service.refinery import Refinery
 from bpr.service.settings import ServiceSettings
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "/label-studio"
 PREDICT = f"{PREFIX}/predict"
 
+_MAX_DEPTH = 100  # of tags in each other
 _MAX_CONFIG = 262_144  # characters of a label_config; Label Studio's largest templates have 20,000
 
 Json = dict[str, Any]
@@ -50,6 +54,7 @@ def add_routes(app: FastAPI, settings: ServiceSettings) -> None:
         app: with `state.refinery` once it runs.
         settings: where Label Studio is.
     """
+    tls_context()  # now, not while a request waits
 
     @app.get(f"{PREFIX}/health", include_in_schema=False)
     async def health() -> Json:
@@ -191,12 +196,31 @@ def _image_key(label_config: Any, region: Json) -> str:
         raise too_large(
             f"label_config: expected at most {_MAX_CONFIG} characters, got more", "json_bytes"
         )
+    images = _Images()
     try:
-        root = ElementTree.fromstring(label_config, forbid_dtd=True)
-    except (ElementTree.ParseError, DefusedXmlException, ValueError):
+        sax.parseString(label_config.encode(), images, forbid_dtd=True)
+    except (SAXException, DefusedXmlException, ValueError):
         raise unusable("label_config: expected the XML of Label Studio, got other text") from None
-    images = [tag for tag in root.iter("Image") if tag.get("value")]
     to_name = region.get("to_name")
-    named = [tag for tag in images if isinstance(to_name, str) and tag.get("name") == to_name]
-    found = (named or images)[:1]
-    return str(found[0].get("value")).lstrip("$") if found else "image"
+    named = [value for name, value in images.found if isinstance(to_name, str) and name == to_name]
+    found = (named or [value for _, value in images.found])[:1]
+    return found[0].lstrip("$") if found else "image"
+
+
+class _Images(ContentHandler):
+    """Finds the Image tags. It makes no tree: one of 40,000 levels takes a second to free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str | None, str]] = []  # name and value
+        self._depth = 0
+
+    def startElement(self, name: str, attrs: AttributesImpl) -> None:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise SAXException(f"more than {_MAX_DEPTH} levels")
+        if name == "Image" and attrs.get("value"):
+            self.found.append((attrs.get("name"), attrs["value"]))
+
+    def endElement(self, name: str) -> None:  # noqa: ARG002
+        self._depth -= 1
