@@ -58,8 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_prediction(
         parser,
         "your masks: a folder of <image>_pred.txt files and mask PNGs (Cityscapes), LabelMe jsons, "
-        "YOLO segmentation txts, mask files, or photographs with their COCO json; a COCO json with "
-        "labels or results; or, with --masks, one image",
+        "YOLO segmentation txts, jsons of SAM, mask files, or photographs with their COCO json; a "
+        "COCO json with labels or results; or, with --masks, one image",
     )
     parser.add_argument(
         "--images",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.files import find_files
-from bpr.pipeline.formats import darwin, labelme, supervisely, yolo
+from bpr.pipeline.formats import darwin, labelme, sam, supervisely, yolo
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import ImageFile
 from bpr.pipeline.formats.left_object import LeftObject
@@ -148,6 +148,30 @@ class Darwin:
         return path, images.describe_guess(last, path)
 
 
+class Sam:
+    """A json per image, named after it or naming it."""
+
+    suffix = ".json"
+    parse = staticmethod(sam.parse)
+    frame = staticmethod(sam.frame)
+    read_instances = staticmethod(sam.read_instances)
+    encode = staticmethod(sam.encode)
+
+    def may_be_labels(self, path: Path) -> bool:
+        """Lists of masks; not other jsons of a folder."""
+        return _is_or_damaged(path, sam.is_sam)
+
+    def find_image(
+        self, parsed: sam.SamFile, inside: str, images: ImageIndex
+    ) -> tuple[ImageFile, str]:
+        """By the name in the json, or by that of the json."""
+        if parsed.image_name is None:
+            return images.find([parsed.path.stem], inside), ""
+        last = PurePosixPath(parsed.image_name).name
+        path = images.find_name((PurePosixPath(inside) / last).as_posix())
+        return path, images.describe_guess(last, path)
+
+
 def _is_or_damaged(path: Path, is_one: Callable[[Any], bool]) -> bool:
     """Whether a json is of a format, or cannot be read: then somebody should hear of it."""
     try:
@@ -165,6 +189,7 @@ def find_label_format(folder: Path) -> LabelFormat | None:
         (labelme.is_label_file, LabelMe),
         (supervisely.is_supervisely, Supervisely),
         (darwin.is_darwin, Darwin),
+        (sam.is_sam, Sam),
     )
     has_txt = False
     for path in find_files(folder):

@@ -20,6 +20,7 @@ from bpr.pipeline.batch.label_formats import (
     Darwin,
     LabelFormat,
     LabelMe,
+    Sam,
     Supervisely,
     Yolo,
     find_label_format,
@@ -30,7 +31,7 @@ from bpr.pipeline.batch.segment_maps_job import SegmentMapsJob
 from bpr.pipeline.datasets.coco_folders import CocoSplit, find_coco_splits
 from bpr.pipeline.datasets.mask_folders import are_label_maps
 from bpr.pipeline.files import find_files
-from bpr.pipeline.formats import kaggle, segment_maps, via
+from bpr.pipeline.formats import kaggle, sam, segment_maps, via
 from bpr.pipeline.formats.cityscapes import has_prediction_files
 from bpr.pipeline.formats.images import IMAGE_SUFFIXES, MAX_PIXELS
 from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE
@@ -39,7 +40,7 @@ from bpr.pipeline.formats.text import load_json
 
 CITYSCAPES, COCO, LABELME, YOLO = "cityscapes", "coco", "labelme", "yolo"
 MASKS, LABEL_MAPS, PANOPTIC = "masks", "label-maps", "panoptic"
-SUPERVISELY, DARWIN, VIA = "supervisely", "darwin", "via"
+SUPERVISELY, DARWIN, SAM, VIA = "supervisely", "darwin", "sam", "via"
 KAGGLE, SEGMENTS_AI, DATUMARO = "kaggle", "segments-ai", datumaro_job.PREFIX
 
 FORMATS = {
@@ -52,6 +53,7 @@ FORMATS = {
     PANOPTIC: "COCO panoptic json with its PNGs",
     SUPERVISELY: "folder of Supervisely annotations",
     DARWIN: "folder of Darwin jsons of V7",
+    SAM: "jsons of Segment Anything, one an image",
     VIA: "json of VGG Image Annotator",
     KAGGLE: "run-length csv of Kaggle (ImageId, EncodedPixels)",
     SEGMENTS_AI: "release json of Segments.ai with its PNGs",
@@ -64,6 +66,7 @@ LABEL_FORMATS: Mapping[str, type[LabelFormat]] = {
     YOLO: Yolo,
     SUPERVISELY: Supervisely,
     DARWIN: Darwin,
+    SAM: Sam,
 }
 """Those with a label file per image."""
 
@@ -186,6 +189,8 @@ def _with_only_file(request: JobRequest) -> JobRequest:
 def _open_file(request: JobRequest) -> OpenedJob:
     pred = request.pred
     found = request.format or _format_of_file(pred)
+    if found == SAM:
+        return _open_one_of_sam(request)
     if found not in _FILES:
         raise ValueError(f"{pred}: expected a folder for --format {found}")
     images = _images(request)
@@ -203,6 +208,16 @@ def _open_file(request: JobRequest) -> OpenedJob:
     return OpenedJob(DataSetFileJob(pred, content, images, out, _tolerance(request), **more), found)
 
 
+def _open_one_of_sam(request: JobRequest) -> OpenedJob:
+    """The job of a folder with one of its jsons alone."""
+    pred, out = request.pred, request.out
+    if out.suffix:
+        raise ValueError(f"--out {out}: expected a folder for the refined {pred.name}, got a file")
+    more = {"max_pixels": request.max_pixels}
+    job = LabelFilesJob(pred.parent, _images(request), out, Sam(), _tolerance(request), **more)
+    return OpenedJob(job.part(pred.name), SAM)
+
+
 def _format_of_file(pred: Path) -> str:
     if pred.suffix.lower() == ".csv" and kaggle.is_run_length_csv(pred):
         return KAGGLE
@@ -214,7 +229,7 @@ def _format_of_file(pred: Path) -> str:
         )
     content = load_json(pred)
     tests = ((segment_maps.is_panoptic, PANOPTIC), (segment_maps.is_segments_ai, SEGMENTS_AI))
-    for is_one, name in (*tests, (via.is_via, VIA)):
+    for is_one, name in (*tests, (via.is_via, VIA), (sam.is_sam, SAM)):
         if is_one(content):
             return name
     if known:

@@ -24,6 +24,7 @@ from bpr.pipeline.batch.open_job import (
     LABELME,
     MASKS,
     PANOPTIC,
+    SAM,
     SEGMENTS_AI,
     SUPERVISELY,
     VIA,
@@ -105,7 +106,7 @@ class Sample:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.content)
         self.pred = path if kind in (VIA, KAGGLE, PANOPTIC, SEGMENTS_AI, COCO) else path.parent
-        if kind in (LABELME, YOLO, SUPERVISELY, DARWIN):
+        if kind in (LABELME, YOLO, SUPERVISELY, DARWIN, SAM):
             self.pred = root / self.name.split("/")[0]
 
     def open(self, out="out", **more):
@@ -151,6 +152,24 @@ class Sample:
         ]
         content = {"size": {"height": HEIGHT, "width": WIDTH}, "tags": [], "objects": objects}
         return f"project/ds/ann/{NAME}.json", odd_json(content).encode("utf-8-sig")
+
+    def make_sam(self):
+        """As SA-1B is: compressed runs, and uncompressed ones for the second mask."""
+        codes = [rle.encode(Mask.from_array(mask)) for mask in self.masks]
+        codes[1]["counts"] = rle.runs(Mask.from_array(self.masks[1]))
+        records = [
+            {
+                "id": n,
+                "segmentation": code,
+                "bbox": [1, 2, 3, 4],
+                "area": 5,
+                "predicted_iou": 7.125,
+                "point_coords": [[1.5, 2.5]],
+            }
+            for n, code in enumerate(codes)
+        ]
+        about = {"image_id": 3, "file_name": NAME, "height": HEIGHT, "width": WIDTH}
+        return "sam/sa_3.json", odd_json({"image": about, "annotations": records}).encode()
 
     def make_darwin(self):
         edges = polygons.trace_edges(Mask.from_array(self.masks[0]), 0).parts[0].tolist()
@@ -256,7 +275,7 @@ class Sample:
         return odd_json(content).encode()
 
 
-ALL = [VIA, KAGGLE, SUPERVISELY, DARWIN, LABELME, YOLO, COCO, PANOPTIC, SEGMENTS_AI]
+ALL = [VIA, KAGGLE, SUPERVISELY, DARWIN, SAM, LABELME, YOLO, COCO, PANOPTIC, SEGMENTS_AI]
 
 
 def write(opened, masks=None):
@@ -480,6 +499,29 @@ def test_text_is_written_in_the_encoding_of_its_file(text, mark):
     assert content.startswith(mark)
     assert decode_text(content) == text or text.startswith("\ufeff")
     assert encode_like(decode_text(content), content) == content
+
+
+def test_a_plain_list_of_sam_is_found_by_its_name_and_may_be_given_alone(tmp_path):
+    """As `scripts/amg.py --convert-to-rle` writes it."""
+    sample = Sample(tmp_path, SAM)
+    path = tmp_path / "sam" / f"{NAME.removesuffix('.png')}.json"
+    (tmp_path / sample.name).rename(path)
+    path.write_text(json.dumps(json.loads(sample.content)["annotations"]), encoding="utf-8")
+    (tmp_path / "sam/other.json").write_text("[]")
+    request = {"images": tmp_path / "images", "out": tmp_path / "out"}
+    opened = open_job(JobRequest(pred=path, **request))
+    assert opened.format == SAM
+    new = [disc(44, 28, 12), disc(15, 17, 8)]
+    write(opened, new)
+    (written,) = (tmp_path / "out").glob("*.json")
+    assert written.name == path.name
+    for record, mask in zip(json.loads(written.read_text()), new, strict=True):
+        found = rle.decode(record["segmentation"], SIZE).to_array()
+        np.testing.assert_array_equal(found, mask > 0)
+        assert record["area"] == np.count_nonzero(mask)
+        assert record["bbox"] == list(cv2.boundingRect(mask))
+    with pytest.raises(ValueError, match="expected a folder for the refined"):
+        open_job(JobRequest(pred=path, images=tmp_path / "images", out=tmp_path / "o.json"))
 
 
 # ---- label maps and panoptic
