@@ -6,8 +6,7 @@ pass as it came. The narrow pass draws, and a finer one follows where the object
 Where a narrow pass expects no gain, the mask stays as it is. What a network expects is in its
 probabilities: the pixels that it believes to be wrong before and after (`passes.Outcome`).
 
-The bounds were chosen on every eighth object of `val` and all of `val-fine`; LOG.md, 2026-11-27,
-has what others give.
+The bounds were chosen on the validation photographs; LOG.md, 2026-12-01, has what others give.
 """
 
 from __future__ import annotations
@@ -52,30 +51,25 @@ class Pass:
     later: Bounds  # after a pass that was kept
     looks: bool = False  # whether narrower passes follow even if this one is not kept
     least_side: int = 0  # pixels; smaller objects skip the pass
-    margin: float = 0.0  # see `passes.outcome`
 
 
 PASSES = (
-    Pass(share=0.7, looks=True, first=Bounds(gain=0.007, ratio=1.1), later=Bounds()),
-    Pass(share=0.35, looks=True, first=Bounds(error=0.012, gain=0.0012), later=Bounds()),
+    Pass(share=0.7, looks=True, first=Bounds(error=0.03, gain=0.007, ratio=1.1), later=Bounds()),
+    Pass(share=0.35, looks=True, first=Bounds(error=0.012, gain=0.005, ratio=1.45), later=Bounds()),
     Pass(
         share=0.12,
-        first=Bounds(gain=0.001, ratio=1.15, moved=0.5),
+        first=Bounds(gain=0.0015, ratio=1.05, moved=0.6),
         later=Bounds(ratio=1.03),
-        margin=0.1,
     ),
-    Pass(
-        share=0.07,
-        first=Bounds(ratio=1.05),
-        later=Bounds(ratio=1.05),
-        least_side=250,
-        margin=0.1,
-    ),
+    Pass(share=0.07, first=Bounds(), later=Bounds(), least_side=250),
 )
 """From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
 
 LARGEST_SPECK = 0.01  # of the object's area
 """Smaller islands and holes that a wide pass makes are dropped: colours alone made most of them."""
+
+MARGIN = 0.1
+"""Of narrow passes (`passes.outcome`) where no wide one was kept: such a mask is nearly right."""
 
 NARROWER = 0.8  # of the last pass's patch size at most
 
@@ -112,7 +106,7 @@ class Chain:
         self._image, self._input_size, self._nms_iou = image, input_size, settings.nms_iou
         first, *others = PASSES if settings.patch_size == "passes" else (_ALONE,)
         self._pass, self._passes = first, others
-        self._was_kept = False
+        self._was_kept = self._has_moved = False
         if len(boxes):
             self._colours = object_colours(image, mask)
 
@@ -130,14 +124,14 @@ class Chain:
     def put(self, logits: Float32Array) -> None:
         """Take the logits of all of `boxes`, (N, S, S), and go on to the next pass."""
         size = int(self.boxes[0, 2] - self.boxes[0, 0])
-        found = outcome(
-            self.mask, self.boxes, patch_probabilities(logits, size, 0), self._pass.margin
-        )
+        margin = 0.0 if self._pass.looks or self._has_moved else MARGIN
+        found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0), margin)
         if self._pass.looks:
             found = replace(found, mask=without_specks(self.mask, found.mask, LARGEST_SPECK))
         bounds = self._pass.later if self._was_kept else self._pass.first
         if is_kept(found, bounds, long_side(self.mask)):
             self.mask, self.soft, self._was_kept = found.mask, found.soft, True
+            self._has_moved |= self._pass.looks
         elif not self._pass.looks:
             self._passes.clear()
         self.all_boxes.append(self.boxes)

@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="instead of these: photographs and masks that an earlier run of unet-lite0 packed "
-        "(RUN/pool); it goes on from the shipped weights too",
+        "(RUN/pool); training starts from the shipped weights too",
     )
     parser.add_argument(
         "--patches",

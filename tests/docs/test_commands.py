@@ -120,13 +120,14 @@ class Parsed(BaseException):
 
 def parse(words: list[str], monkeypatch) -> None:
     """Let the program read its arguments, and stop it there."""
-    original = argparse.ArgumentParser.parse_args
+    original = argparse.ArgumentParser.parse_known_args
 
     def stop(self, *given, **named):
-        original(self, *given, **named)
+        _, unknown = original(self, *given, **named)
+        assert not unknown
         raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
     monkeypatch.setattr(sys, "argv", ["program", *words[3:]])
     run = partial(main, words[1:])
     if words[0] != "bpr":

@@ -189,10 +189,10 @@ class TestOpenVINO:
         assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
     def test_bfloat16_changes_one_mask_pixel_in_a_thousand_at_most(self):
-        """On a photograph-like edge with the shipped weights, whose logits mean something."""
+        """On a photograph-like edge with bundled weights, whose logits mean something."""
         random = np.random.default_rng(2)
-        exact = load_predictor(backend="openvino", device="cpu")
-        faster = load_predictor(backend="openvino-bf16", device="cpu")
+        exact = load_predictor("hrnet18s", backend="openvino", device="cpu")
+        faster = load_predictor("hrnet18s", backend="openvino-bf16", device="cpu")
         side = exact.input_size
         y, x = np.mgrid[:side, :side] - side // 2
         patches = np.empty((32, side, side, 4), np.uint8)

@@ -493,7 +493,9 @@ class TestTakingItAlong:
 class TestWhatGoesWrong:
     def test_the_services_words_are_shown_and_other_files_clear_them(self, page, files):
         see_sample(page)
-        (files / "small.png").write_bytes(encode_png(np.ones((20, 30), np.uint8)))
+        small = np.ones((20, 30), np.uint8)
+        small[0] = 0
+        (files / "small.png").write_bytes(encode_png(small))
         give(page, files, "small.png")
         page.click("#refine")
         error = page.locator("#error")

@@ -18,6 +18,7 @@ from bpr.pipeline.host import HostRunner
 from bpr.pipeline.instance import Instance, Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
+from bpr.refiner.model_config import DEFAULT_WEIGHTS
 from bpr.refiner.predictor import load_predictor
 from bpr.scripts.main import main
 from bpr.service.answers import safe_stem
@@ -93,7 +94,7 @@ class TestTheSameMasksAsTheBatchJob:
                 assert archive.read(name) == (out / name).read_bytes(), name
 
     def test_the_shipped_weights_on_photographs(self, tmp_path):
-        with running(load_predictor("hrnet18s", "cpu", "auto")) as service:
+        with running(load_predictor(DEFAULT_WEIGHTS, "cpu", "auto")) as service:
             for scene in load_demo_scenes():
                 folder = tmp_path / scene.name
                 folder.mkdir()
