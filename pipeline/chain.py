@@ -58,7 +58,7 @@ PASSES = (
     Pass(share=0.35, looks=True, first=Bounds(error=0.012, gain=0.005, ratio=1.45), later=Bounds()),
     Pass(
         share=0.12,
-        first=Bounds(gain=0.0015, ratio=1.05, moved=0.6),
+        first=Bounds(gain=0.001, ratio=1.15, moved=0.6),
         later=Bounds(ratio=1.03),
     ),
     Pass(share=0.07, first=Bounds(), later=Bounds(), least_side=250),
