@@ -341,7 +341,7 @@ def test_a_coco_entry_that_lies_costs_only_itself(bpr, tmp_path):
     assert done.code == 0
     assert done.counts == (1, 3, 2, 0)
     second = json.loads(out.read_text())
-    assert [i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b] == [2]
+    assert [n for n, (a, b) in enumerate(zip(first, second, strict=True)) if a != b] == [2]
     changed = 0
     for before, after in zip(records, second, strict=True):
         assert list(after) == list(before)
@@ -498,7 +498,7 @@ WRONG = {
     "pred --images=missing --out=out": "missing: expected a folder of images, found none",
     "pred --images=void --out=out": "void: expected images (",
     "pred --images=file --out=out": "file: expected a folder of images, got a file",
-    "void --images=images --out=out": "void: expected masks or label files (",
+    "void --images=images --out=out": "void: expected masks or label files (cityscapes, coco",
     "pred --images=images --out=pred": "pred: expected another folder than the input pred",
     "pred --images=images --out=./void/../pred": "expected another folder than the input pred",
     "pred --images=images --out=images": "images: expected another folder than the input images",
