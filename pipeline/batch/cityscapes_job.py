@@ -209,4 +209,5 @@ class CityscapesJob:
 
 def _mask_names(key: str, parsed: cityscapes.PredictionFile) -> list[str]:
     inside = os.path.dirname(key)
-    return [os.path.normpath(os.path.join(inside, line.file)) for line in parsed.lines]
+    names = [*(line.file for line in parsed.lines), *parsed.left_files]
+    return [os.path.normpath(os.path.join(inside, name)) for name in names]

@@ -6,6 +6,7 @@ Source: evalInstanceLevelSemanticLabeling.py of cityscapesScripts.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -43,7 +44,7 @@ class PredictionFile:
     content: bytes  # the txt as it is, to be written again unchanged
     lines: tuple[PredictionLine, ...]
     left: tuple[LeftObject, ...] = ()  # lines that cannot be read
-    left_files: tuple[str, ...] = ()  # masks of those whose label or score cannot be read
+    left_files: tuple[str, ...] = ()  # masks that these lines name: they stay as they are
 
     def check(self) -> PredictionFile:
         """The same, for who needs every line.
@@ -95,30 +96,34 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
     """
     content, text = read_text(path)
     inside = os.path.dirname(path.relative_to(folder).as_posix())
-    lines: list[PredictionLine] = []
-    left: list[LeftObject] = []
-    left_files: list[str] = []
+    lines, left, left_files = [], [], []
     for number, row in enumerate(io.StringIO(text, newline=None), start=1):
         if not row.split():
             continue
         try:
-            file, label, score = _split_line(row, inside, folder)
+            lines.append(_parse_line(row, inside, folder, number))
         except ValueError as error:
             left.append(LeftObject(f"line {number}", str(error)))
-            continue
-        try:
-            lines.append(_parse_line(file, label, score, number))
-        except ValueError as error:
-            left.append(LeftObject(f"line {number}", str(error)))
-            left_files.append(file)
+            with contextlib.suppress(ValueError):
+                left_files.append(_mask_name(row, inside, folder))
     return PredictionFile(path, content, tuple(lines), tuple(left), tuple(left_files))
 
 
-def _split_line(row: str, inside: str, folder: Path) -> tuple[str, str, str]:
-    """File, label and score of a line; the file may be used."""
+def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionLine:
     words = row.split()
     if len(words) != 3:
         raise ValueError(f"expected 'file label score', got {row.strip()!r}")
+    name = _mask_name(row, inside, folder)
+    label = _number(words[1], "expected a label id")
+    if label != int(label):
+        raise ValueError(f"expected a label id (integer), got {words[1]!r}")
+    score = _number(words[2], "expected a score")
+    return PredictionLine(name, int(label), score, number)
+
+
+def _mask_name(row: str, inside: str, folder: Path) -> str:
+    """The file that a line names. ValueError: it is no mask inside the folder."""
+    words = row.split()
     # by name, not by following links: masks that are links to another disk are fine
     if os.path.isabs(words[0]) or _leaves(os.path.join(inside, words[0])):
         raise ValueError(
@@ -128,14 +133,7 @@ def _split_line(row: str, inside: str, folder: Path) -> tuple[str, str, str]:
     parts = Path(words[0]).parts
     if ".bpr" in parts or words[0].endswith((".txt", ".json")):
         raise ValueError(f"expected the name of a mask image, got {words[0]!r}")
-    return words[0], words[1], words[2]
-
-
-def _parse_line(file: str, label: str, score: str, number: int) -> PredictionLine:
-    value = _number(label, "expected a label id")
-    if value != int(value):
-        raise ValueError(f"expected a label id (integer), got {label!r}")
-    return PredictionLine(file, int(value), _number(score, "expected a score"), number)
+    return words[0]
 
 
 def read_instance(file: PredictionFile, line: PredictionLine) -> tuple[Instance, Sequence[str]]:

@@ -64,7 +64,7 @@ def source(folder: Path) -> DetectionSource:
 EXPECTED = {
     "size": "size.jpg: expected an image of the size of its ground truth",
     "truncated": "truncated.jpg",
-    "missing": "expected an image missing.*",
+    "missing": "expected one image 'missing.jpg'",
     "short": "entry 5",
     "category": "got 9 of annotation 107",
 }
