@@ -66,7 +66,7 @@ def open_cluster(workers: int | None, address: str | None = None) -> Iterator[Cl
         how.update(address=address)
     try:
         _knock(address)
-        context = _start(how)
+        context = start_ray(how)
     except Exception as error:  # Ray raises that and no less where it does not start
         reason = str(error).splitlines()[0]
         wanted = (
@@ -81,7 +81,7 @@ def open_cluster(workers: int | None, address: str | None = None) -> Iterator[Cl
         ray.shutdown()
 
 
-def _start(how: dict[str, Any]) -> Any:
+def start_ray(how: dict[str, Any]) -> Any:
     """Start or join Ray; once more where a busy machine takes longer than Ray's 30 s."""
     try:
         return ray.init(**how)

@@ -26,6 +26,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
+from bpr.pipeline.distributed import start_ray
 from bpr.service.app import create_app, load_networks
 from bpr.service.gate import Gate
 from bpr.service.logs import start_logging
@@ -49,7 +50,7 @@ def serve_on_ray(settings: ServiceSettings) -> None:
         ConnectionError: there is no cluster at that address.
     """
     is_over = threading.Event()
-    ray.init(settings.ray_address, include_dashboard=False, log_to_driver=False)
+    start_ray({"address": settings.ray_address, "include_dashboard": False, "log_to_driver": False})
     for kind in (signal.SIGTERM, signal.SIGINT):  # after ray, which handles them too
         signal.signal(kind, lambda *_: is_over.set())
     start_logging(settings.log_level)  # ray has set up its own

@@ -24,7 +24,7 @@ from bpr.service.settings import ServiceSettings
 from bpr.service.tracing import Tracing
 
 ROOT = Path(__file__).parents[2]
-START_S = 120  # torch takes its time to load on a busy machine
+START_S = 240  # torch takes its time to load on a busy machine
 
 
 class Service:
