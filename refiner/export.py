@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bpr._extras import require
 from bpr.refiner.checkpoints import LoadedModel
+from bpr.refiner.onnx_float16 import store_in_float16
 from bpr.refiner.network import object_logits
 from bpr.refiner.openvino_model import convert
 from bpr.refiner.openvino_predictor import import_openvino
@@ -63,6 +64,7 @@ def export_onnx(model: LoadedModel, version: str) -> bytes:
             dynamic_axes={INPUT: {0: "N"}, OUTPUT: {0: "N"}},
         )
         exported = onnx.load(path)
+    store_in_float16(exported, model.network)
     onnx.helper.set_model_props(exported, describe(model, version))
     onnx.checker.check_model(exported)
     content: bytes = exported.SerializeToString()

@@ -85,7 +85,7 @@ def test_a_wheel_holds_one_package_and_no_link(wheel):
         "bpr/refiner/weights/hrnet18s.safetensors",
         "bpr/detector/weights/lite.safetensors",
         "bpr/pipeline/demo/coffee.json",
-        "bpr/pipeline/evaluation/report.html",
+        "bpr/pipeline/evaluation/pages/report.html",
         "bpr/service/page/index.html",
     ):
         assert data in names
