@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bpr._extras import require
 from bpr.refiner.checkpoints import LoadedModel
-from bpr.refiner.onnx_float16 import store_in_float16
 from bpr.refiner.network import object_logits
+from bpr.refiner.onnx_float16 import store_in_float16
 from bpr.refiner.openvino_model import convert
 from bpr.refiner.openvino_predictor import import_openvino
 from bpr.refiner.torch_predictor import fold_batch_norms

@@ -167,8 +167,14 @@ class CocoJob:
         return next((path for path in (self.out, self.report) if path.exists()), None)
 
     def _refined_record(self, before: Instance, after: Instance) -> Mapping[str, Any] | None:
-        """The record with its new mask; None where nothing changed: polygons stay polygons."""
-        if not differing_pixels(before.mask, after.mask):
+        """The record with its new mask; None where there was none, or nothing changed.
+
+        Polygons become RLE, or polygons within the tolerance, whether their mask changed or not.
+        """
+        is_polygon = isinstance(before.record.get("segmentation"), list)
+        if before.mask.is_empty or (
+            not is_polygon and not differing_pixels(before.mask, after.mask)
+        ):
             return None
         return coco.refined_record(before.record, after.mask, self._tolerance)
 
