@@ -107,16 +107,13 @@ def open_masks(
 
 
 def _nowhere(path: Path) -> Path:
-    name = f".{path.name}.read-only"
-    is_json = path.is_file() and path.suffix.lower() == ".json"
-    return path.with_name(f"{name}.json" if is_json else name)
+    folder = path.resolve().parent / ".bpr-not-written"
+    return folder if path.is_dir() else folder / path.name
 
 
 def _image_name(job: Job, key: str) -> str:
     """What the image of a key is called, without folders; endings may be missing."""
-    if isinstance(job, SegmentMapsJob):
-        return job.image_name(key)
+    if isinstance(job, (SegmentMapsJob, LabelFilesJob)):
+        key = job.image_name(key)
     name = Path(key).name
-    if isinstance(job, LabelFilesJob):
-        name = Path(name).stem
     return name if Path(name).suffix.lower() in IMAGE_SUFFIXES else f"{name}.any"

@@ -84,6 +84,14 @@ class LabelFilesJob:
         """Relative paths of the label files, sorted."""
         return list(self._paths)
 
+    def image_name(self, key: str) -> str:
+        """What the image of a label file is called."""
+        try:
+            image, _ = self._find_image(key, self._parse(key))
+        except ValueError:  # said again when it is read
+            return PurePosixPath(key).stem
+        return PurePosixPath(key).stem if isinstance(image, NamedFile) else image.name
+
     def part(self, key: str) -> LabelFilesJob:
         """The job with one label file."""
         part = copy(self)

@@ -218,7 +218,7 @@ class TestWhatIsWrong:
     def test_an_empty_folder_of_predictions(self, dataset, refused, tmp_path):
         (tmp_path / "empty").mkdir()
         said = refused(tmp_path / "empty", "--ground-truth", dataset.gt_fine)
-        assert "expected files <image name>_pred.txt, found none" in said
+        assert "expected masks or label files (cityscapes, coco" in said
 
     def test_an_empty_folder_of_ground_truth(self, dataset, refused, tmp_path):
         (tmp_path / "empty").mkdir()

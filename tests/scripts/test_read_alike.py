@@ -188,3 +188,12 @@ def test_a_panoptic_json_is_named(tmp_path):
     data.labels["annotations"] = [{"image_id": 1, "file_name": "a.png", "segments_info": []}]
     with pytest.raises(ValueError, match="this is COCO panoptic"):
         refine(data)
+
+
+def test_an_unknown_option_prints_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["refine", "pred", "--out", "o", "--wieghts", "tiny"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: bpr refine ")
+    assert "--wieghts (did you mean --weights?)" in said

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bpr.pipeline.batch.engine import InThisProcess
+from bpr.pipeline.batch.job_predictions import open_masks
 from bpr.pipeline.batch.open_job import (
     COCO,
     DARWIN,
@@ -311,6 +312,16 @@ def test_each_format_is_recognised_and_read(tmp_path, kind):
         found = [one.mask.to_array() for one in loaded.prediction.instances]
         np.testing.assert_array_equal(found, np.array(sample.masks) > 0)
         assert job.stamp(key) == opened.job.stamp(key)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_evaluate_extract_and_view_read_the_same_masks(tmp_path, kind):
+    sample = Sample(tmp_path, kind)
+    predictions = open_masks(sample.pred, None, None, images=tmp_path / "images")
+    (key,) = predictions.keys()
+    assert key == "größe"
+    found = [one.mask.to_array() for one in predictions.read(key, SIZE).instances]
+    np.testing.assert_array_equal(found, np.array(sample.masks) > 0)
 
 
 @pytest.mark.parametrize("kind", ALL)
