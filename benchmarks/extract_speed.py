@@ -41,7 +41,9 @@ from bpr.pipeline.geometry import suppress
 from bpr.pipeline.instance import BoolArray, Mask
 from bpr.pipeline.settings import PatchSettings
 
-PATCHES = PatchSettings(64, nms_iou=0.25, compat=True)  # the reference's boxes on both sides
+PATCHES = PatchSettings(
+    patch_size=64, nms_iou=0.25, compat=True
+)  # the reference's boxes on both sides
 
 
 def write_coco(root: Path) -> None:

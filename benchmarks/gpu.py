@@ -122,7 +122,9 @@ def main() -> None:
         work = Path(folder)
         num_instances = write_workload(work, WorkloadSettings(num_images=arguments.images))
         started = time.perf_counter()
-        plans = _plans(work, PatchSettings(model.config.patch_size, nms_iou=arguments.nms_iou))
+        plans = _plans(
+            work, PatchSettings(patch_size=model.config.patch_size, nms_iou=arguments.nms_iou)
+        )
         reading = time.perf_counter() - started
         num_patches = sum(planned.num_patches for planned in plans)
         hardware = torch.cuda.get_device_name() if device.is_gpu else "CPU"

@@ -35,7 +35,7 @@ def scene(size: Size, num_objects: int, radius: int) -> tuple[np.ndarray, Predic
         canvas = np.zeros((2 * radius + 200, 2 * radius + 200), np.uint8)
         cv2.circle(canvas, centre, radius, 1, -1)
         masks.append(Mask.from_array(canvas, (0, 0), size))
-    return image, Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in masks))
+    return image, Prediction(size, tuple(Instance(mask=mask, label=0, score=1.0) for mask in masks))
 
 
 def milliseconds(image: np.ndarray, prediction: Prediction, repeat: int) -> tuple[float, int]:

@@ -78,7 +78,9 @@ class Network:
     def __init__(self, weights: str, backend: str, nms_iou: float) -> None:
         network = load_network(weights, device="cpu", backend=backend)
         config = network.config
-        self._settings = PatchSettings(config.patch_size, config.padding, nms_iou)
+        self._settings = PatchSettings(
+            patch_size=config.patch_size, padding=config.padding, nms_iou=nms_iou
+        )
         self._runner = network.runner(network.batch_size)
         self.patches = 0
 
@@ -94,7 +96,7 @@ def score(
 ) -> Iterator[tuple[Row, Mask]]:
     """Refine one object by each method; the mask that came out is the second."""
     image = read_image(pair.image).pixels
-    prediction = Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),))
+    prediction = Prediction(pair.mask.size, (Instance(mask=pair.mask, label=0, score=1.0),))
     x0, y0, x1, y1 = pair.mask.window
     before = boundary_iou(pair.mask, pair.gt, ignore=pair.ignore)
     f1_before = boundary_f(pair.mask, pair.gt, 1, pair.ignore)

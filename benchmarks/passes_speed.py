@@ -77,7 +77,7 @@ def cost(weights: str, data: Data) -> Cost:
         loaded = job.read(key)
         runner = make(timed, DEFAULT_BATCH_SIZE)
         started = time.process_time()
-        planned = plan(loaded.image, loaded.prediction, PatchSettings(size))
+        planned = plan(loaded.image, loaded.prediction, PatchSettings(patch_size=size))
         for answer in predict([planned], runner):
             merge(answer)
         total += time.process_time() - started

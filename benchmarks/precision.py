@@ -181,7 +181,7 @@ def make_plans(pairs: Sequence[Pair], settings: PatchSettings) -> list[Plan]:
     return [
         plan(
             read_image(pair.image).pixels,
-            Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),)),
+            Prediction(pair.mask.size, (Instance(mask=pair.mask, label=0, score=1.0),)),
             settings,
         )
         for pair in pairs
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer gives advice
     data, every = arguments.data, arguments.every
     model = load_model(arguments.weights)
-    settings = PatchSettings(model.config.patch_size, model.config.padding)
+    settings = PatchSettings(patch_size=model.config.patch_size, padding=model.config.padding)
     pairs = {
         kind: list(read_pairs(data / "val_predictions" / kind, data / "val"))[::every]
         for kind in KINDS

@@ -60,7 +60,8 @@ def refine_pairs(
     plans = []
     for group in groups:
         prediction = Prediction(
-            group[0].mask.size, tuple(Instance(pair.mask, 0, 1.0) for pair in group)
+            group[0].mask.size,
+            tuple(Instance(mask=pair.mask, label=0, score=1.0) for pair in group),
         )
         boxes = tuple(rule(pair.mask, settings) for pair in group)
         plans.append(
@@ -100,7 +101,9 @@ def main() -> None:
         print(f"{kind:10}{'(coarse)':35}{100 * before.mean():8.2f}")
         for name in arguments.rules:
             for nms_iou in arguments.nms_iou:
-                settings = PatchSettings(config.patch_size, config.padding, nms_iou)
+                settings = PatchSettings(
+                    patch_size=config.patch_size, padding=config.padding, nms_iou=nms_iou
+                )
                 patches, refined = refine_pairs(pairs, images, RULES[name], settings, predictor)
                 table = np.array([scores(pair)[:2] for pair in refined])
                 worse = np.mean(table[:, 0] < before - WORSE)

@@ -88,7 +88,10 @@ def call_library(work: Path, path: Path, predictor: LoadedPredictor) -> int:
     config = predictor.config
     prediction = Prediction((image.shape[0], image.shape[1]), instances)
     refined = refine(
-        image, prediction, HostRunner(predictor), PatchSettings(config.patch_size, config.padding)
+        image,
+        prediction,
+        HostRunner(predictor),
+        PatchSettings(patch_size=config.patch_size, padding=config.padding),
     )
     return sum(len(rle.encode(instance.mask)["counts"]) for instance in refined.instances)
 

@@ -273,9 +273,15 @@ def main() -> None:
     same = ("--compat", "--patch-size", "64", "--backend", best.backend, *dense)
     size = best.config.patch_size
     cases = [
-        Case("its patches", same, PatchSettings(64, nms_iou=baseline.nms_iou, compat=True)),
-        Case(f"NMS {baseline.nms_iou}", dense, PatchSettings(size, nms_iou=baseline.nms_iou)),
-        Case("default", weights, PatchSettings(size)),
+        Case(
+            "its patches", same, PatchSettings(patch_size=64, nms_iou=baseline.nms_iou, compat=True)
+        ),
+        Case(
+            f"NMS {baseline.nms_iou}",
+            dense,
+            PatchSettings(patch_size=size, nms_iou=baseline.nms_iou),
+        ),
+        Case("default", weights, PatchSettings(patch_size=size)),
     ]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -45,7 +45,9 @@ def main() -> None:
         for _ in range(arguments.repeat):
             for name in names:
                 predictor = load_predictor(name, "cpu", num_threads=1)
-                settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
+                settings = PatchSettings(
+                    patch_size=predictor.config.patch_size, padding=predictor.config.padding
+                )
                 patches = patches_in_memory(data, predictor.input_size, settings)
                 seconds = bare_network(predictor, patches[:256], 2) / len(patches[:256])
                 bare[name] = min(bare[name], seconds)

@@ -70,7 +70,7 @@ _BESIDE_TENSORS = {
 _BESIDE_NAMES = {"collections.defaultdict", "collections.deque", "typing.Any", "getattr"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Published:
     """What is of use in a published checkpoint."""
 
@@ -115,7 +115,13 @@ def read_published(path: Path, which: Which = "model") -> Published:
     tensors = {
         key: tensor for key, tensor in _tensors(path, wanted).items() if key not in _COUNTERS
     }
-    return Published(tensors, _classes(checkpoint), which, has_average, _config(checkpoint))
+    return Published(
+        tensors=tensors,
+        classes=_classes(checkpoint),
+        which=which,
+        has_average=has_average,
+        config=_config(checkpoint),
+    )
 
 
 def _load(path: Path) -> Any:

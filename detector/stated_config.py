@@ -11,7 +11,7 @@ STRIDES = (4, 8, 16, 32, 64)
 """Pixels of a position of each level, as bpr has them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StatedConfig:
     """Facts of a configuration; None where it does not state them."""
 
@@ -44,11 +44,11 @@ def read_config(text: str) -> StatedConfig:
     style = _mapping(model.get("backbone")).get("style")
     strides = anchors.get("strides")
     return StatedConfig(
-        style if isinstance(style, str) else None,
-        rgb if isinstance(rgb, bool) else None,
-        _numbers(norm.get("mean")),
-        _numbers(norm.get("std")),
-        tuple(strides) if isinstance(strides, list | tuple) else None,
+        style=style if isinstance(style, str) else None,
+        rgb=rgb if isinstance(rgb, bool) else None,
+        mean=_numbers(norm.get("mean")),
+        std=_numbers(norm.get("std")),
+        strides=tuple(strides) if isinstance(strides, list | tuple) else None,
     )
 
 

@@ -36,7 +36,7 @@ CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 START_S = 180
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of a Dockerfile as it has become so far."""
 
@@ -118,7 +118,7 @@ class Build:
             if name not in needed:
                 continue
             if instruction.name == "FROM":
-                origin = stages.get(instruction.parent() or "") or Stage((base,))
+                origin = stages.get(instruction.parent() or "") or Stage(layers=(base,))
                 stages[name] = replace(origin, layers=(self._new("layer"), *origin.layers))
             print(f"[{name}] {instruction.name} {rest[:150]}", flush=True)
             stages[name] = self._do(stages[name], stages, instruction.name, rest)

@@ -119,7 +119,9 @@ def draw_instances(found: Detections, info: DetectorInfo) -> Iterator[Instance]:
         mask = Mask.from_array(bitmap.cpu().numpy(), window[:2], found.size)
         if not mask.is_empty:
             record = {} if of_object is None else {"keypoints": coco_keypoints(of_object)}
-            yield Instance(mask, info.categories.ids[label - 1], score, record)
+            yield Instance(
+                mask=mask, label=info.categories.ids[label - 1], score=score, record=record
+            )
 
 
 def coco_keypoints(points: Tensor) -> list[float]:

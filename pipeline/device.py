@@ -200,7 +200,7 @@ class DeviceImage:
         groups, start = [], 0
         for size, of_size in by_size.items():
             stop = start + sum(map(len, of_size))
-            groups.append(_Group(PatchTable(size, *columns[:, start:stop]), start, stop))
+            groups.append(_Group(PatchTable.of_columns(size, columns[:, start:stop]), start, stop))
             start = stop
         return groups
 

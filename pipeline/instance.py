@@ -204,7 +204,7 @@ def differing_pixels(first: Mask, second: Mask) -> int:
     return first.area + second.area - 2 * common
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Instance:
     """One object predicted in one image."""
 

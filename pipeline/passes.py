@@ -94,7 +94,7 @@ def scale_level(share: float) -> int:
     return int(np.clip(round(255 * (np.log2(share) + 5) / 6), 0, 255))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
     """What a pass made of a mask, and what the network believes about both.
 

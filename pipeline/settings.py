@@ -14,7 +14,7 @@ Overlaps = Literal["avoid", "keep", "resolve"]
 """What becomes of pixels that several refined masks claim; see `PatchSettings.overlaps`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatchSettings:
     """Size, density and rule of boundary patches."""
 

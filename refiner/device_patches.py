@@ -6,7 +6,8 @@ lie in one flat tensor, one after the other; a table says of each patch where it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 HALF = 1 << 15  # of a probability of 1 in whole numbers
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PatchTable:
     """Patches of one size, and the region of the object that each belongs to.
 
@@ -32,13 +33,16 @@ class PatchTable:
     region_width: Tensor
     region_height: Tensor
 
+    @classmethod
+    def of_columns(cls, size: int, columns: Iterable[Tensor]) -> PatchTable:
+        """A table of the fields after `size`, in their order."""
+        names = [field.name for field in fields(cls)][1:]
+        return cls(size=size, **dict(zip(names, columns, strict=True)))
+
     def part(self, start: int, stop: int) -> PatchTable:
         """Patches start..stop."""
-        columns = (
-            self.x0, self.y0, self.offset,
-            self.region_x0, self.region_y0, self.region_width, self.region_height,
-        )  # fmt: skip
-        return PatchTable(self.size, *(column[start:stop] for column in columns))
+        columns = [getattr(self, field.name) for field in fields(self)][1:]
+        return self.of_columns(self.size, (column[start:stop] for column in columns))
 
 
 def cut_patches(

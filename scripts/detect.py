@@ -165,7 +165,7 @@ def _refinement(arguments: argparse.Namespace) -> tuple[Refinement | None, Mappi
     if arguments.refine is None:
         return None, {}
     network = load_network(arguments.refine, arguments.device)
-    settings = PatchSettings(network.config.patch_size, network.config.padding)
+    settings = PatchSettings(patch_size=network.config.patch_size, padding=network.config.padding)
     about = {
         "refined_by": network.name,
         "refined_by_sha256": network.weights_sha256,

@@ -41,7 +41,9 @@ def main() -> None:
     (scene,) = (scene for scene in load_demo_scenes() if scene.name == SCENE)
     mask = scene.coarse[OBJECT]
     predictor = load_predictor(PAPER_WEIGHTS, device="cpu", backend="torch")
-    settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
+    settings = PatchSettings(
+        patch_size=predictor.config.patch_size, padding=predictor.config.padding
+    )
     boxes = select_patches(mask, settings)
     patches = crop_patches(scene.image, mask, boxes, predictor.input_size, settings)
     side = int(boxes[0, 2] - boxes[0, 0])

@@ -148,7 +148,9 @@ def patch_settings(
         patch_size = None if arguments.patch_size == "auto" else arguments.patch_size
     if arguments.padding is not None:
         padding = arguments.padding
-    return PatchSettings(patch_size, padding, arguments.nms_iou, compat)
+    return PatchSettings(
+        patch_size=patch_size, padding=padding, nms_iou=arguments.nms_iou, compat=compat
+    )
 
 
 def print_some(what: str, items: Sequence[str], rest: str) -> None:

@@ -117,7 +117,9 @@ def encode_zip(prediction: Prediction, image_name: str) -> bytes:
         for name, instance in zip(names, prediction.instances, strict=True)
     )
     content = "".join(f"{line.file} {line.label} {line.score}\n" for line in lines)
-    file = cityscapes.PredictionFile(Path(f"{stem}{cityscapes.SUFFIX}"), content.encode(), lines)
+    file = cityscapes.PredictionFile(
+        path=Path(f"{stem}{cityscapes.SUFFIX}"), content=content.encode(), lines=lines
+    )
     named = [
         replace(instance, record={"file": name})
         for name, instance in zip(names, prediction.instances, strict=True)

@@ -50,7 +50,7 @@ class Standing:
     ahead: int  # requests that came before and are not finished
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Waiting:
     """A request whose patches are not all predicted."""
 
@@ -100,7 +100,9 @@ class Batcher:
             if self._is_closed:
                 future.set_exception(Closed())
             else:
-                self._line.append(_Waiting(pending, planned.num_patches, future))
+                self._line.append(
+                    _Waiting(pending=pending, patches=planned.num_patches, future=future)
+                )
                 self._changed.notify()
         return future
 

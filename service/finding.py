@@ -49,4 +49,9 @@ def find_instances(
             "detector_failed",
         ) from None
     prediction = Prediction((height, width), tuple(instances))
-    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(
+        image=photograph.pixels,
+        prediction=prediction,
+        notes=photograph.notes,
+        values=count_up(prediction),
+    )

@@ -37,7 +37,7 @@ async def read_image_alone(request: Request, settings: ServiceSettings) -> Uploa
             f"expected the part image alone, got {plain(min(unknown))!r} too; masks go to /refine"
         )
     part = _only(parts, "image")
-    return Upload(_as_file(part, "image"), part.file_name)
+    return Upload(image=_as_file(part, "image"), image_name=part.file_name)
 
 
 def media_type_of(request: Request) -> str:
@@ -73,11 +73,11 @@ def _sort(parts: Sequence[Part]) -> Upload:
     if kind == "masks":
         masks = [part for part in parts if part.name == "masks"]
         files = (_as_file(mask, f"masks[{index}]") for index, mask in enumerate(masks))
-        return Upload(image, part.file_name, masks=tuple(files))
+        return Upload(image=image, image_name=part.file_name, masks=tuple(files))
     other = _only(parts, kind)
     if kind == "instance_map":
-        return Upload(image, part.file_name, instance_map=_as_file(other, kind))
-    return Upload(image, part.file_name, instances=other.content)
+        return Upload(image=image, image_name=part.file_name, instance_map=_as_file(other, kind))
+    return Upload(image=image, image_name=part.file_name, instances=other.content)
 
 
 def _only(parts: Sequence[Part], name: str) -> Part:

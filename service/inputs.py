@@ -33,7 +33,7 @@ _MASK_FORMATS = {"PNG": "PNG"}
 _ECHO_SHARE = 4  # of `max_json_bytes`, the part that fields beside segmentations may take
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Upload:
     """The parts of a request: an image and, to be refined, one of the three kinds of masks."""
 
@@ -44,7 +44,7 @@ class Upload:
     instances: bytes | None = None  # json
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RequestInputs:
     """A request, read."""
 
@@ -179,10 +179,15 @@ def _read_masks(
     instances = []
     for file in masks:
         patience.check()
-        instances.append(Instance(Mask.from_array(read_mask(file)), 0, 1.0))
+        instances.append(Instance(mask=Mask.from_array(read_mask(file)), label=0, score=1.0))
     photograph = read_image(image, usual_frame(instances))
     prediction = as_prediction(photograph.pixels, instances, [str(file) for file in masks])
-    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(
+        image=photograph.pixels,
+        prediction=prediction,
+        notes=photograph.notes,
+        values=count_up(prediction),
+    )
 
 
 def read_with_masks(
@@ -206,14 +211,19 @@ def read_with_masks(
     for mask in masks:
         patience.check()
         budget.add(mask.bitmap.size)
-        instances.append(Instance(mask, 0, 1.0))
+        instances.append(Instance(mask=mask, label=0, score=1.0))
     try:
         photograph = read_image(image, usual_frame(instances))
         names = [f"mask {number}" for number in range(1, len(masks) + 1)]
         prediction = as_prediction(photograph.pixels, instances, names)
     except ValueError as error:
         raise unusable(str(error)) from None
-    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(
+        image=photograph.pixels,
+        prediction=prediction,
+        notes=photograph.notes,
+        values=count_up(prediction),
+    )
 
 
 def _read_map(
@@ -233,10 +243,16 @@ def _read_map(
     for value, mask in found.objects:
         patience.check()
         budget.add(mask.bitmap.size)
-        instances.append(Instance(mask, 0, 1.0, {"value": value}))
+        instances.append(Instance(mask=mask, label=0, score=1.0, record={"value": value}))
     prediction = Prediction(size, tuple(instances))
     labels = tuple(value for value, _ in found.objects)
-    return RequestInputs(photograph.pixels, prediction, photograph.notes, labels, found)
+    return RequestInputs(
+        image=photograph.pixels,
+        prediction=prediction,
+        notes=photograph.notes,
+        values=labels,
+        map=found,
+    )
 
 
 def _read_coco(
@@ -258,7 +274,12 @@ def _read_coco(
         budget.add(instance.mask.bitmap.size)
         instances.append(instance)
     prediction = Prediction(size, tuple(instances))
-    return RequestInputs(photograph.pixels, prediction, photograph.notes, count_up(prediction))
+    return RequestInputs(
+        image=photograph.pixels,
+        prediction=prediction,
+        notes=photograph.notes,
+        values=count_up(prediction),
+    )
 
 
 def _parse_records(content: bytes, limits: ServiceSettings) -> tuple[Mapping[str, Any], ...]:

@@ -392,5 +392,5 @@ def _warm_up_plan(patches: PatchSettings) -> Plan:
     """A disc on a grey image, with the patches along its boundary."""
     rows, columns = np.ogrid[:128, :128]
     disc = (rows - 64) ** 2 + (columns - 64) ** 2 < 48**2
-    prediction = Prediction((128, 128), (Instance(Mask.from_array(disc), 0, 1.0),))
+    prediction = Prediction((128, 128), (Instance(mask=Mask.from_array(disc), label=0, score=1.0),))
     return plan(np.full((128, 128, 3), 127, np.uint8), prediction, patches)

@@ -45,7 +45,12 @@ class Sample:
     @property
     def inputs(self) -> RequestInputs:
         """As if it had been uploaded."""
-        return RequestInputs(self.pixels, self.prediction, (), count_up(self.prediction))
+        return RequestInputs(
+            image=self.pixels,
+            prediction=self.prediction,
+            notes=(),
+            values=count_up(self.prediction),
+        )
 
 
 def add_routes(app: FastAPI, settings: ServiceSettings) -> None:
@@ -107,7 +112,7 @@ def _load_samples() -> dict[str, Sample]:
                 "score": 1.0,
                 "segmentation": rle.encode(mask),
             }
-            instances.append(Instance(mask, index + 1, 1.0, record))
+            instances.append(Instance(mask=mask, label=index + 1, score=1.0, record=record))
         height, width = scene.image.shape[:2]
         samples[scene.name] = Sample(scene.image, Prediction((height, width), tuple(instances)))
     return samples

@@ -269,7 +269,9 @@ class ServiceSettings(BaseSettings):
             patch_size = None if self.patch_size == "auto" else self.patch_size
         if self.padding is not None:
             padding = self.padding
-        return PatchSettings(patch_size, padding, self.nms_iou, self.compat)
+        return PatchSettings(
+            patch_size=patch_size, padding=padding, nms_iou=self.nms_iou, compat=self.compat
+        )
 
     def lines(self) -> list[str]:
         """`name = value` for every field, keys of the API left out."""

@@ -22,7 +22,7 @@ class RLEAdapter:
     def read(self, masks: Any, size: Size) -> list[Instance]:
         """One instance per RLE."""
         codes = [masks] if isinstance(masks, dict) else masks
-        return [Instance(_decode(code, size), 0, 1.0) for code in codes]
+        return [Instance(mask=_decode(code, size), label=0, score=1.0) for code in codes]
 
     def write(self, masks: Any, refined: Prediction) -> Any:
         """RLEs with counts of the same type."""
@@ -62,7 +62,7 @@ class RecordsAdapter:
                         )
                     instances.append(instance_of(as_bool(as_array(segmentation)), size))
                 else:
-                    instances.append(Instance(_decode(segmentation, size), 0, 1.0))
+                    instances.append(Instance(mask=_decode(segmentation, size), label=0, score=1.0))
             except ValueError as error:
                 raise ValueError(f"record {index}, {error}") from None
         return instances

@@ -59,7 +59,9 @@ def refine_frames(
             yield RefinedFrame(frame=frame, num_drawn=len(drawn), reason=str(error))
             continue
         coarse = [mask for _, mask in readable]
-        prediction = Prediction(size, tuple(Instance(mask, 0, 1.0) for mask in coarse))
+        prediction = Prediction(
+            size, tuple(Instance(mask=mask, label=0, score=1.0) for mask in coarse)
+        )
         refined = refine(
             image, prediction, refiner.network.runner(refiner.network.batch_size), refiner.settings
         )

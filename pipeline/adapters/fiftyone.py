@@ -29,7 +29,7 @@ class FiftyOneAdapter:
     def read(self, masks: Any, size: Size) -> list[Instance]:
         """One instance per detection."""
         return [
-            Instance(_read(detection, index, size), 0, 1.0)
+            Instance(mask=_read(detection, index, size), label=0, score=1.0)
             for index, detection in enumerate(masks.detections)
         ]
 

@@ -143,9 +143,9 @@ def load_refiner(
     config = network.config
     size = config.patch_size if patch_size is None else patch_size
     settings = PatchSettings(
-        None if size == "auto" else size,
-        config.padding if padding is None else padding,
-        nms_iou,
-        compat,
+        patch_size=None if size == "auto" else size,
+        padding=config.padding if padding is None else padding,
+        nms_iou=nms_iou,
+        compat=compat,
     )
     return Refiner(network, settings)

@@ -130,7 +130,7 @@ def read_stack(stack: Any, size: Size, name: str) -> list[Instance]:
 
 def instance_of(array: BoolArray, size: Size) -> Instance:
     """An instance with nothing but a mask: labels and scores stay where they are."""
-    return Instance(Mask.from_array(array, size=size), 0, 1.0)
+    return Instance(mask=Mask.from_array(array, size=size), label=0, score=1.0)
 
 
 def write_stack(like: Any, refined: Prediction) -> Any:

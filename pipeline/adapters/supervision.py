@@ -34,7 +34,11 @@ class SupervisionAdapter:
                 f"width), got {tuple(compact.image_shape)}"
             )
         return [
-            Instance(Mask.from_array(compact.crop(index), (int(x), int(y)), size), 0, 1.0)
+            Instance(
+                mask=Mask.from_array(compact.crop(index), (int(x), int(y)), size),
+                label=0,
+                score=1.0,
+            )
             for index, (x, y) in enumerate(compact.offsets)
         ]
 

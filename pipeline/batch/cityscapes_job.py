@@ -146,7 +146,13 @@ class CityscapesJob:
         prediction = Prediction(photograph.size, tuple(fits.values()))
         notes += [*photograph.notes, *map(str, left)]
         source = _Read(parsed, tuple(left), tuple(untouched))
-        return Loaded(photograph.pixels, prediction, tuple(notes), source, photograph.fill)
+        return Loaded(
+            image=photograph.pixels,
+            prediction=prediction,
+            notes=tuple(notes),
+            source=source,
+            fill=photograph.fill,
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the PNGs, then the txt. Masks that could not be read are copied."""

@@ -134,7 +134,11 @@ class CocoJob:
         prediction = Prediction(photograph.size, tuple(instances.values()))
         notes = (*([note] if note else []), *photograph.notes, *map(str, left))
         return Loaded(
-            photograph.pixels, prediction, notes, _Read(instances, tuple(left)), photograph.fill
+            image=photograph.pixels,
+            prediction=prediction,
+            notes=notes,
+            source=_Read(instances, tuple(left)),
+            fill=photograph.fill,
         )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:

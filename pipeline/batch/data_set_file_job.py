@@ -131,11 +131,11 @@ class DataSetFileJob:
         notes = (*([note] if note else []), *photograph.notes, *map(str, left))
         prediction = Prediction(photograph.size, tuple(instances.values()))
         return Loaded(
-            photograph.pixels,
-            prediction,
-            notes,
-            _Read(instances, tuple(left), notes),
-            photograph.fill,
+            image=photograph.pixels,
+            prediction=prediction,
+            notes=notes,
+            source=_Read(instances, tuple(left), notes),
+            fill=photograph.fill,
         )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:

@@ -114,14 +114,20 @@ class DatumaroJob:
             except ValueError as error:
                 left.append(LeftObject(name, str(error)))
                 continue
-            instances[index] = Instance(mask, 0, 1.0)
+            instances[index] = Instance(mask=mask, label=0, score=1.0)
         damaged = [one for one in left if one.is_damaged]
         if damaged and not instances:
             raise ValueError(f"{self.source}, {key}, {damaged[0].name}: {damaged[0].reason}")
         prediction = Prediction(photograph.size, tuple(instances.values()))
         notes = (*photograph.notes, *map(str, left))
         source = _Read(instances, tuple(left))
-        return Loaded(photograph.pixels, prediction, notes, source, photograph.fill)
+        return Loaded(
+            image=photograph.pixels,
+            prediction=prediction,
+            notes=notes,
+            source=source,
+            fill=photograph.fill,
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps the masks that changed."""

@@ -90,7 +90,11 @@ class DetectCocoJob:
         frame = Frame(claimed=None if self._entries is None else self._entries[key].size)
         photograph = read_image(path, frame, self._max_pixels)
         frame.check(photograph.size, photograph.stored, str(path))
-        return Loaded(photograph.pixels, Prediction(photograph.size, ()), photograph.notes)
+        return Loaded(
+            image=photograph.pixels,
+            prediction=Prediction(photograph.size, ()),
+            notes=photograph.notes,
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Nothing is written yet; the journal keeps the records."""

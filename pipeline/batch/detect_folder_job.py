@@ -70,7 +70,9 @@ class DetectFolderJob:
             )
         photograph = read_image(self._paths[key], max_pixels=self._max_pixels)
         size = (photograph.pixels.shape[0], photograph.pixels.shape[1])
-        return Loaded(photograph.pixels, Prediction(size, ()), photograph.notes)
+        return Loaded(
+            image=photograph.pixels, prediction=Prediction(size, ()), notes=photograph.notes
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the PNGs, then the txt; remove PNGs of an earlier detection that it leaves out."""

@@ -12,7 +12,7 @@ from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.instance import Box, Instance, Prediction, Size, UInt8Array, size_text
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Loaded:
     """One image of a job, read."""
 

@@ -127,7 +127,13 @@ class LabelFilesJob:
         notes = (*([note] if note else []), *photograph.notes, *map(str, left))
         source = _Source(parsed, instances, tuple(left), notes)
         prediction = Prediction(photograph.size, tuple(instances.values()))
-        return Loaded(photograph.pixels, prediction, notes, source, photograph.fill)
+        return Loaded(
+            image=photograph.pixels,
+            prediction=prediction,
+            notes=notes,
+            source=source,
+            fill=photograph.fill,
+        )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the label file."""

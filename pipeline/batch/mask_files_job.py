@@ -56,7 +56,7 @@ def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
         objects += [(path, item) for item in file.objects]
         notes += file.notes
     instances = {
-        index: Instance(Mask.from_array(item.pixels), 0, 1.0)
+        index: Instance(mask=Mask.from_array(item.pixels), label=0, score=1.0)
         for index, (_, item) in enumerate(objects)
     }
     photograph = read_image(image, usual_frame(instances.values()), max_pixels, by_windows=True)
@@ -69,7 +69,13 @@ def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
     source = MaskObjects(tuple(objects[index] for index in fits), num_pages, tuple(left))
     notes += [*photograph.notes, *map(str, left)]
     prediction = Prediction(photograph.size, tuple(fits.values()))
-    return Loaded(photograph.pixels, prediction, tuple(notes), source, photograph.fill)
+    return Loaded(
+        image=photograph.pixels,
+        prediction=prediction,
+        notes=tuple(notes),
+        source=source,
+        fill=photograph.fill,
+    )
 
 
 def encode_objects(

@@ -129,11 +129,15 @@ class MaskFolderJob:
                 f"{size_text(photograph.size)}, got {size_text(size)}"
             )
         regions = label_maps.regions_of(values, label_maps.scheme_of(masks[0].name, values))
-        instances = [Instance(mask, value, 1.0) for value, mask in regions.objects]
+        instances = [Instance(mask=mask, label=value, score=1.0) for value, mask in regions.objects]
         prediction = Prediction(size, tuple(instances))
         notes = (*photograph.notes, f"a label map of {len(instances)} regions")
         return Loaded(
-            photograph.pixels, prediction, notes, _LabelMap(masks[0], regions), photograph.fill
+            image=photograph.pixels,
+            prediction=prediction,
+            notes=notes,
+            source=_LabelMap(masks[0], regions),
+            fill=photograph.fill,
         )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:

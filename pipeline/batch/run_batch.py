@@ -217,7 +217,7 @@ class _Counts:
         self._tell(self.progress)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _DoneEntries:
     """What the journal says about the images that are done, by earlier runs too."""
 
@@ -230,7 +230,7 @@ class _DoneEntries:
     @classmethod
     def read(cls, journal: AnyJournal, keys: Sequence[str], tally: Counted) -> _DoneEntries:
         """Add up the entries, one at a time: they may hold masks."""
-        found = cls(dict.fromkeys(tally.counted, 0))
+        found = cls(totals=dict.fromkeys(tally.counted, 0))
         for key in keys:
             entry = journal.read(key)
             for name in found.totals:

@@ -117,11 +117,15 @@ class SegmentMapsJob:
         )
         if left and not owners:
             raise ValueError(f"{self.source}, image {key}, {left[0].name}: {left[0].reason}")
-        instances = [Instance(mask, value, 1.0) for value, mask in objects.objects]
+        instances = [Instance(mask=mask, label=value, score=1.0) for value, mask in objects.objects]
         notes = (*photograph.notes, *map(str, left))
         source = _Read(png, objects, owners, left)
         return Loaded(
-            photograph.pixels, Prediction(size, tuple(instances)), notes, source, photograph.fill
+            image=photograph.pixels,
+            prediction=Prediction(size, tuple(instances)),
+            notes=notes,
+            source=source,
+            fill=photograph.fill,
         )
 
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:

@@ -211,7 +211,9 @@ class MaskFiles:
             for item in read_masks(path).objects:
                 mask = Mask.from_array(item.pixels)
                 _check_size(mask, size, str(path))
-                instances.append(Instance(mask, 0, 1.0, {"file": path.name}))
+                instances.append(
+                    Instance(mask=mask, label=0, score=1.0, record={"file": path.name})
+                )
         return Prediction(size, tuple(instances))
 
 

@@ -25,7 +25,9 @@ def prediction(scene: DemoScene, masks: Sequence[Mask], ids: Mapping[str, int]) 
     """Masks of a scene's objects as a prediction, with score 1."""
     size = (scene.image.shape[0], scene.image.shape[1])
     pairs = zip(scene.names, masks, strict=True)
-    return Prediction(size, tuple(Instance(mask, ids[name], 1.0) for name, mask in pairs))
+    return Prediction(
+        size, tuple(Instance(mask=mask, label=ids[name], score=1.0) for name, mask in pairs)
+    )
 
 
 def prediction_files(

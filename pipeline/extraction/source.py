@@ -155,5 +155,5 @@ def _simulated(annotation: Annotation, seed: list[int]) -> Pair:
     around = grow(gt.window, max(x1 - x0, y1 - y0) // 4 + 40, gt.size)
     coarse = simulate_coarse_mask(gt.read(around), np.random.default_rng(seed))
     mask = Mask.from_array(coarse, around[:2], gt.size)
-    instance = Instance(mask, annotation.label, 1.0)
+    instance = Instance(mask=mask, label=annotation.label, score=1.0)
     return Pair(instance, gt, mask_iou(mask, gt), annotation.id)

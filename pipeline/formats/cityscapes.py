@@ -36,7 +36,7 @@ class PredictionLine:
     number: int = 1  # of the line in the txt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictionFile:
     """A parsed `<stem>_pred.txt`; its masks are not read yet."""
 
@@ -106,7 +106,13 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
             left.append(LeftObject(f"line {number}", str(error)))
             with contextlib.suppress(ValueError):
                 left_files.append(_mask_name(row, inside, folder))
-    return PredictionFile(path, content, tuple(lines), tuple(left), tuple(left_files))
+    return PredictionFile(
+        path=path,
+        content=content,
+        lines=tuple(lines),
+        left=tuple(left),
+        left_files=tuple(left_files),
+    )
 
 
 def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionLine:
@@ -148,7 +154,9 @@ def read_instance(file: PredictionFile, line: PredictionLine) -> tuple[Instance,
     path = file.path.parent / line.file
     masks = read_masks(path)
     mask = Mask.from_array(masks.only(path))
-    return Instance(mask, line.label, line.score, {"file": line.file}), masks.notes
+    return Instance(
+        mask=mask, label=line.label, score=line.score, record={"file": line.file}
+    ), masks.notes
 
 
 def read_instances(file: PredictionFile) -> tuple[Instance, ...]:

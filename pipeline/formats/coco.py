@@ -242,7 +242,7 @@ def read_instances(
             score = _number(record, "score", 1.0)
         except ValueError:
             score = 1.0
-        instances[index] = Instance(mask, number, score, record)
+        instances[index] = Instance(mask=mask, label=number, score=score, record=record)
     return instances, left
 
 
@@ -273,7 +273,7 @@ def read_prediction(
             score = _number(record, "score", 1.0)
         except ValueError as error:
             raise ValueError(f"{results.path}, entry {index}: {error}") from None
-        instances.append(Instance(mask, label, score, record))
+        instances.append(Instance(mask=mask, label=label, score=score, record=record))
     return Prediction(size, tuple(instances))
 
 

@@ -93,14 +93,14 @@ def read_instances(
     for index, item in enumerate(file.annotations):
         name = f"annotation {index}"
         if index in in_layers:
-            instances[index] = Instance(in_layers[index], 0, 1.0)
+            instances[index] = Instance(mask=in_layers[index], label=0, score=1.0)
         elif isinstance(item, dict) and "polygon" in item:
             try:
                 mask = polygons.fill_even_odd(_paths(item["polygon"], size), size)
             except ValueError as error:
                 left.append(LeftObject(name, str(error)))
                 continue
-            instances[index] = Instance(mask, 0, 1.0)
+            instances[index] = Instance(mask=mask, label=0, score=1.0)
         elif not isinstance(item, dict) or "raster_layer" not in item:
             kind = "a mask that no raster layer has" if _is_mask(item) else "no polygon and no mask"
             left.append(LeftObject(name, kind, _is_mask(item)))

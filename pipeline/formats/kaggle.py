@@ -63,7 +63,7 @@ class KaggleFile:
             if text in ("", "-1"):
                 continue
             try:
-                instances[number] = Instance(_decode(text, size), 0, 1.0)
+                instances[number] = Instance(mask=_decode(text, size), label=0, score=1.0)
             except ValueError as error:
                 left.append(LeftObject(f"row {number}", str(error)))
         return instances, left

@@ -141,7 +141,7 @@ def read_instances(
         except ValueError as error:
             left.append(LeftObject(f"shape {index}", str(error)))
             continue
-        instances[number] = Instance(Mask.from_array(canvas), 0, 1.0)
+        instances[number] = Instance(mask=Mask.from_array(canvas), label=0, score=1.0)
     return instances, left
 
 

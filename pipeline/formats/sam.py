@@ -20,7 +20,7 @@ from bpr.pipeline.instance import Instance, Mask, Size
 _MARK = "predicted_iou"  # that records of SAM have
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SamFile:
     """A parsed json."""
 
@@ -83,7 +83,7 @@ def read_instances(file: SamFile, size: Size) -> tuple[dict[int, Instance], Sequ
         except ValueError as error:
             left.append(LeftObject(f"mask {index}", str(error)))
             continue
-        instances[index] = Instance(mask, 0, 1.0)
+        instances[index] = Instance(mask=mask, label=0, score=1.0)
     return instances, left
 
 

@@ -93,7 +93,7 @@ def read_instances(
         except ValueError as error:
             left.append(LeftObject(f"object {index}", str(error)))
             continue
-        instances[index] = Instance(mask, 0, 1.0)
+        instances[index] = Instance(mask=mask, label=0, score=1.0)
     return instances, left
 
 

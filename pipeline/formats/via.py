@@ -73,7 +73,7 @@ class ViaFile:
             except ValueError as error:
                 left.append(LeftObject(self._name(index), str(error)))
                 continue
-            instances[index] = Instance(mask, 0, 1.0)
+            instances[index] = Instance(mask=mask, label=0, score=1.0)
         return instances, left
 
     def refined(self, mask: Mask, tolerance: float) -> tuple[Any, list[str]]:

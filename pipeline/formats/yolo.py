@@ -88,9 +88,9 @@ def read_instances(file: YoloFile, size: Size) -> tuple[dict[int, Instance], Seq
     height, width = size
     instances = {
         index: Instance(
-            polygons.fill(line.shares * (width, height) + _ROUNDING, size),
-            int(float(line.label)),
-            _score(line.tail),
+            mask=polygons.fill(line.shares * (width, height) + _ROUNDING, size),
+            label=int(float(line.label)),
+            score=_score(line.tail),
         )
         for index, line in enumerate(file.lines)
         if line.left is None

@@ -61,7 +61,7 @@ def validate(
     for case in _cases(images, instances, seed):
         (refined,) = refine(
             case.image,
-            Prediction(case.gt.size, (Instance(case.coarse, 0, 1.0),)),
+            Prediction(case.gt.size, (Instance(mask=case.coarse, label=0, score=1.0),)),
             runner,
             settings,
         ).instances

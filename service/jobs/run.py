@@ -37,7 +37,7 @@ ORPHANED = 3
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same results give the same bytes
 
 
-class Progress:
+class JobProgress:
     """What the service is told, each second and at the end."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ def main(folder: Path) -> int:
     os.chdir(folder)
     with contextlib.suppress(AttributeError, OSError):  # Windows has no such call
         os.nice(NICENESS)
-    progress = Progress()
+    progress = JobProgress()
     try:
         if not Path(RESULT).exists():
             spec = JobSpec.model_validate_json(Path(SPEC).read_bytes())
@@ -102,7 +102,7 @@ def _end_with_parent() -> None:
     os._exit(ORPHANED)
 
 
-def _refine(spec: JobSpec, progress: Progress) -> str | None:
+def _refine(spec: JobSpec, progress: JobProgress) -> str | None:
     prepared = prepare(spec)
     with _engine(spec) as (engine, config, name, sha256):
         progress.begin()

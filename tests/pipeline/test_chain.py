@@ -49,7 +49,9 @@ def scene(seed=0):
 
 def prediction_of(*arrays):
     masks = [Mask.from_array(array) for array in arrays]
-    return Prediction(SIZE, tuple(Instance(mask, k, 0.5) for k, mask in enumerate(masks)))
+    return Prediction(
+        SIZE, tuple(Instance(mask=mask, label=k, score=0.5) for k, mask in enumerate(masks))
+    )
 
 
 def bitten(mask):

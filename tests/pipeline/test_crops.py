@@ -14,7 +14,7 @@ from bpr.pipeline.instance import Mask
 from bpr.pipeline.settings import PatchSettings
 from tests.strategies import masks, patch_settings, quick
 
-COMPAT = PatchSettings(64, compat=True)
+COMPAT = PatchSettings(patch_size=64, compat=True)
 
 
 def rgb(bgr):
@@ -40,7 +40,9 @@ class TestTheReference:
             unpacked = np.unpackbits(data["masks"], axis=-1)[..., : image.shape[1]]
             for name in [name for name in data if name.startswith("patch_crc_")]:
                 _, _, size, padding, _, k = name.split("_")
-                settings = PatchSettings(int(size[1:]), int(padding[3:]), compat=True)
+                settings = PatchSettings(
+                    patch_size=int(size[1:]), padding=int(padding[3:]), compat=True
+                )
                 boxes = data[name.replace("patch_crc", "boxes")].astype(np.int64)
                 side = settings.patch_size + 2 * settings.padding  # so nothing is resized
                 mask = Mask.from_array(unpacked[int(k)])
@@ -67,7 +69,7 @@ class TestTheReference:
     def test_the_padding_lies_around_the_box(self, golden: Path):
         with np.load(golden / "preprocess.npz") as data:
             image, mask = rgb(data["bgr_pad8"]), Mask.from_array(data["mask_pad8"])
-            settings = PatchSettings(64, padding=8, compat=True)
+            settings = PatchSettings(patch_size=64, padding=8, compat=True)
             batch = crop_patches(image, mask, np.array([[8, 8, 72, 72]]), 128, settings)
             np.testing.assert_array_equal(batch[0, ..., :3], rgb(data["resized_bgr_128_pad8"]))
 
@@ -102,11 +104,13 @@ class TestCropPatches:
         image = np.full((40, 40, 3), 200, np.uint8)
         mask = Mask.from_array(np.ones((40, 40), np.bool_))
         box = np.array([[0, 0, 16, 16]])
-        compat = crop_patches(image, mask, box, 24, PatchSettings(16, 4, compat=True))[0]
+        compat = crop_patches(
+            image, mask, box, 24, PatchSettings(patch_size=16, padding=4, compat=True)
+        )[0]
         assert (compat[:4] == 0).all()
         assert (compat[:, :4] == 0).all()
         assert (compat[4:, 4:, :3] == 200).all()
-        default = crop_patches(image, mask, box, 24, PatchSettings(16, 4))[0]
+        default = crop_patches(image, mask, box, 24, PatchSettings(patch_size=16, padding=4))[0]
         assert (default == [200, 200, 200, 1]).all()
 
     def test_large_patches_are_averaged_not_sampled(self):
@@ -114,9 +118,9 @@ class TestCropPatches:
         stripes[:, ::4] = 200  # one column in four: sampling every fourth pixel sees a constant
         mask = Mask.from_array(np.ones((128, 128), np.bool_))
         box = np.array([[0, 0, 128, 128]])
-        patch = crop_patches(stripes, mask, box, 32, PatchSettings(128))[0]
+        patch = crop_patches(stripes, mask, box, 32, PatchSettings(patch_size=128))[0]
         assert (patch[..., :3] == 50).all()
-        compat = crop_patches(stripes, mask, box, 32, PatchSettings(128, compat=True))[0]
+        compat = crop_patches(stripes, mask, box, 32, PatchSettings(patch_size=128, compat=True))[0]
         bilinear = cv2.resize(stripes, (32, 32), interpolation=cv2.INTER_LINEAR)
         np.testing.assert_array_equal(compat[..., :3], bilinear)
 

@@ -38,7 +38,7 @@ def table_of(mask, boxes):
     height, width = mask.size
     columns = torch.tensor([[0, 0, 0, width, height]] * len(boxes)).reshape(-1, 5).T
     corners = torch.from_numpy(boxes[:, :2].T.copy())
-    return PatchTable(int(boxes[0, 2] - boxes[0, 0]), *corners, *columns)
+    return PatchTable.of_columns(int(boxes[0, 2] - boxes[0, 0]), [*corners, *columns])
 
 
 @quick
@@ -96,8 +96,8 @@ def plans_of_all_kinds():
         for radius in ([], [0], [12, 40], [60], [25, 0, 9], [33], [5])[number]:
             cy, cx = random.integers(0, size[0]), random.integers(0, size[1])
             disc = (x - cx) ** 2 + (y - cy) ** 2 < radius**2
-            instances.append(Instance(Mask.from_array(disc), number, 0.5))
-        settings = PatchSettings(None if number % 2 else 32, padding=4 * (number == 3))
+            instances.append(Instance(mask=Mask.from_array(disc), label=number, score=0.5))
+        settings = PatchSettings(patch_size=None if number % 2 else 32, padding=4 * (number == 3))
         prediction = Prediction(size, tuple(instances))
         plans.append(plan(noise_image(size, number), prediction, settings, str(number)))
     return plans

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 from bpr.pipeline.distributed import DIED, Cluster, open_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)
+PATCHES = PatchSettings(patch_size=INPUT_SIZE, nms_iou=0.25)
 SETTINGS = ExtractionSettings(patches=PATCHES, images_per_shard=2)
 
 

@@ -37,7 +37,7 @@ from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 from bpr.pipeline.distributed import open_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-PATCHES = PatchSettings(INPUT_SIZE, nms_iou=0.25)
+PATCHES = PatchSettings(patch_size=INPUT_SIZE, nms_iou=0.25)
 SETTINGS = ExtractionSettings(patches=PATCHES, images_per_shard=1)
 STORE = 80_000_000  # bytes: the least that Ray starts with
 NUM_IMAGES = 16

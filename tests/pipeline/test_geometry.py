@@ -33,7 +33,12 @@ CONFIGURATIONS = [
 
 def reference_settings(configuration):
     size, padding, threshold = configuration.split("_")
-    return PatchSettings(int(size[1:]), int(padding[3:]), int(threshold[1:]) / 100, compat=True)
+    return PatchSettings(
+        patch_size=int(size[1:]),
+        padding=int(padding[3:]),
+        nms_iou=int(threshold[1:]) / 100,
+        compat=True,
+    )
 
 
 def scene_masks(data):
@@ -286,14 +291,14 @@ class TestSelectPatches:
         y, x = np.mgrid[:400, :400]
         mask = Mask.from_array((x - 200) ** 2 + (y - 190) ** 2 < 150**2)
         for nms_iou in (0.25, 0.4, 0.55):
-            settings = PatchSettings(64, nms_iou=nms_iou)
+            settings = PatchSettings(patch_size=64, nms_iou=nms_iou)
             reference = select_patches(mask, replace(settings, compat=True))
             assert len(select_patches(mask, settings)) < 0.75 * len(reference)
 
     def test_a_straight_edge_gets_evenly_spaced_patches(self):
         array = np.zeros((600, 300), np.bool_)
         array[100:500, 100:200] = True
-        boxes = select_patches(Mask.from_array(array), PatchSettings(64, nms_iou=0.5))
+        boxes = select_patches(Mask.from_array(array), PatchSettings(patch_size=64, nms_iou=0.5))
         along = np.sort(boxes[(boxes[:, 0] + 32 == 100), 1])
         assert np.ptp(np.diff(along)[1:-1]) <= 2
 
@@ -307,7 +312,7 @@ class TestSelectPatches:
     @pytest.mark.parametrize("compat", [False, True])
     def test_an_empty_mask_gives_no_patches(self, compat):
         mask = Mask.from_array(np.zeros((200, 200)))
-        boxes = select_patches(mask, PatchSettings(64, compat=compat))
+        boxes = select_patches(mask, PatchSettings(patch_size=64, compat=compat))
         assert (boxes.shape, boxes.dtype) == ((0, 4), np.int64)
 
     def test_a_mask_smaller_than_a_patch_lies_in_one_patch(self):

@@ -39,7 +39,7 @@ SETTINGS = PatchSettings(patch_size=64)
 
 def refined(coarse: Mask, predictor, settings=SETTINGS) -> Mask:
     image = np.zeros((*SIZE, 3), np.uint8)
-    prediction = Prediction(SIZE, (Instance(coarse, 0, 1.0),))
+    prediction = Prediction(SIZE, (Instance(mask=coarse, label=0, score=1.0),))
     return refine(image, prediction, HostRunner(predictor), settings).instances[0].mask
 
 

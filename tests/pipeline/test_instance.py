@@ -102,7 +102,7 @@ class TestMask:
 
 class TestPrediction:
     def test_a_mask_of_another_size_is_named_by_its_index(self):
-        good = Instance(Mask.from_array(np.ones((4, 6))), label=1, score=0.5)
-        bad = Instance(Mask.from_array(np.ones((6, 4))), label=1, score=0.5)
+        good = Instance(mask=Mask.from_array(np.ones((4, 6))), label=1, score=0.5)
+        bad = Instance(mask=Mask.from_array(np.ones((6, 4))), label=1, score=0.5)
         with pytest.raises(ValueError, match=r"instance 1: expected a mask of \(4, 6\)"):
             Prediction((4, 6), (good, bad))

@@ -92,8 +92,8 @@ def squares():
     arrays = np.zeros((2, 80, 120), np.bool_)
     arrays[0, 20:60, 20:60] = True
     arrays[1, 20:60, 60:100] = True
-    instances = tuple(Instance(Mask.from_array(one), 0, 1.0) for one in arrays)
-    planned = plan(image, Prediction((80, 120), instances), PatchSettings(16))
+    instances = tuple(Instance(mask=Mask.from_array(one), label=0, score=1.0) for one in arrays)
+    planned = plan(image, Prediction((80, 120), instances), PatchSettings(patch_size=16))
     # the second is surer of every pixel of its patches
     logits = tuple(
         np.full((len(b), 16, 16), 2.0 + k, np.float32) for k, b in enumerate(planned.boxes)

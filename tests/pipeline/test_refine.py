@@ -49,7 +49,10 @@ def disc(radius, size=(90, 120), centre=(60, 45)):
 
 
 def prediction_of(*masks):
-    instances = [Instance(mask, index, 0.5, {"at": index}) for index, mask in enumerate(masks)]
+    instances = [
+        Instance(mask=mask, label=index, score=0.5, record={"at": index})
+        for index, mask in enumerate(masks)
+    ]
     return Prediction(masks[0].size, tuple(instances))
 
 
@@ -184,7 +187,7 @@ def test_a_batch_of_no_patches_is_refused(batch_size):
 
 
 @pytest.mark.parametrize(
-    "settings", [SETTINGS, PatchSettings(patch_size=None), PatchSettings(48, padding=4)]
+    "settings", [SETTINGS, PatchSettings(patch_size=None), PatchSettings(patch_size=48, padding=4)]
 )
 def test_masks_do_not_depend_on_the_batch_size(predictor, settings):
     results = [

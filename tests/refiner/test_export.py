@@ -156,12 +156,14 @@ def test_an_export_replaces_an_older_one_and_leaves_nothing_else(kind, random_we
 def validation_plans(photographs, errors, settings):
     """Plans of single instances of the validation photographs."""
     for pair in read_pairs(photographs / "val_predictions" / errors, photographs / "val"):
-        prediction = Prediction(pair.mask.size, (Instance(pair.mask, 0, 1.0),))
+        prediction = Prediction(pair.mask.size, (Instance(mask=pair.mask, label=0, score=1.0),))
         yield plan(read_image(pair.image).pixels, prediction, settings)
 
 
 def settings_of(model, nms_iou=0.25):
-    return PatchSettings(model.config.patch_size, model.config.padding, nms_iou)
+    return PatchSettings(
+        patch_size=model.config.patch_size, padding=model.config.padding, nms_iou=nms_iou
+    )
 
 
 def differing_shares(model, runtimes, plans):
@@ -192,7 +194,7 @@ def assert_same_masks(shares):
 def test_masks_of_the_demo_are_those_of_torch(shipped, runtimes):
     plans = []
     for scene in load_demo_scenes():
-        instances = tuple(Instance(mask, 0, 1.0) for mask in scene.coarse)
+        instances = tuple(Instance(mask=mask, label=0, score=1.0) for mask in scene.coarse)
         coarse = Prediction(scene.coarse[0].size, instances)
         plans.append(plan(scene.image, coarse, settings_of(shipped)))
     assert_same_masks(differing_shares(shipped, runtimes, plans))

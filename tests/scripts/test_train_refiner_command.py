@@ -59,7 +59,7 @@ def test_the_architecture_comes_from_the_weights_and_the_patch_size_from_the_pat
     photographs_folder: Path,
 ) -> None:
     write_dataset(photographs_folder / "data", 2)
-    settings = ExtractionSettings(patches=PatchSettings(32, padding=4, nms_iou=0.25))
+    settings = ExtractionSettings(patches=PatchSettings(patch_size=32, padding=4, nms_iou=0.25))
     extract(
         Extraction(open_dataset(photographs_folder / "data"), settings, photographs_folder / "p")
     )

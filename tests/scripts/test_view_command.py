@@ -83,7 +83,7 @@ def test_sources_without_a_common_image_are_refused(dataset, tmp_path, capsys):
 def instance(x, label=0, score=1.0):
     array = np.zeros((20, 60), np.bool_)
     array[:, x : x + 10] = True
-    return Instance(Mask.from_array(array), label, score)
+    return Instance(mask=Mask.from_array(array), label=label, score=score)
 
 
 def test_instances_of_other_order_are_paired_by_their_masks():

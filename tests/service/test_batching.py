@@ -17,7 +17,7 @@ from bpr.pipeline.refine import merge, plan, refine
 from bpr.pipeline.settings import PatchSettings
 from bpr.service.batching import Batcher, Closed, NetworkFailed, Standing
 
-SETTINGS = PatchSettings(16, nms_iou=0.3)
+SETTINGS = PatchSettings(patch_size=16, nms_iou=0.3)
 BATCH = 8
 
 
@@ -28,7 +28,7 @@ def bars(count: int, length: int = 60) -> tuple[np.ndarray, Prediction]:
     for k in range(count):
         array = np.zeros(size, np.bool_)
         array[10 : 10 + length, 24 * k + 6 : 24 * k + 16] = True
-        instances.append(Instance(Mask.from_array(array), 0, 1.0))
+        instances.append(Instance(mask=Mask.from_array(array), label=0, score=1.0))
     image = np.random.default_rng(count).integers(0, 256, (*size, 3), np.uint8)
     return image, Prediction(size, tuple(instances))
 
@@ -62,7 +62,7 @@ def held():
 
 def test_masks_are_those_of_refine_whatever_shares_the_batch(predictor):
     sets = [bars(count) for count in (1, 5, 2, 3)]
-    settings = PatchSettings(32, nms_iou=0.3)
+    settings = PatchSettings(patch_size=32, nms_iou=0.3)
     batcher = Batcher(HostRunner(predictor, BATCH), 0.05)
     futures = [batcher.submit(plan(*one, settings)) for one in sets]
     for future, (image, prediction) in zip(futures, sets, strict=True):

@@ -121,8 +121,10 @@ def service(predictor, studio):
 def refined(scene, predictor):
     """The masks that the library gives."""
     height, width = scene.image.shape[:2]
-    instances = tuple(Instance(mask, 0, 1.0) for mask in scene.masks)
-    settings = PatchSettings(predictor.config.patch_size, predictor.config.padding)
+    instances = tuple(Instance(mask=mask, label=0, score=1.0) for mask in scene.masks)
+    settings = PatchSettings(
+        patch_size=predictor.config.patch_size, padding=predictor.config.padding
+    )
     after = refine(
         scene.image, Prediction((height, width), instances), HostRunner(predictor), settings
     )

@@ -66,8 +66,12 @@ def with_network(predictor, network):
 
 def expected_codes(scene, predictor):
     """What the library makes of a scene, as RLE."""
-    prediction = Prediction(scene.image.shape[:2], tuple(Instance(m, 0, 1.0) for m in scene.masks))
-    refined = refine(scene.image, prediction, HostRunner(predictor), PatchSettings(INPUT_SIZE))
+    prediction = Prediction(
+        scene.image.shape[:2], tuple(Instance(mask=m, label=0, score=1.0) for m in scene.masks)
+    )
+    refined = refine(
+        scene.image, prediction, HostRunner(predictor), PatchSettings(patch_size=INPUT_SIZE)
+    )
     return [rle.encode(instance.mask) for instance in refined.instances]
 
 

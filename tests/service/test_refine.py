@@ -39,8 +39,12 @@ def arrays(answer):
 @pytest.fixture(scope="module")
 def expected(scene, predictor):
     """What the library gives for the scene."""
-    prediction = Prediction(scene.image.shape[:2], tuple(Instance(m, 0, 1.0) for m in scene.masks))
-    refined = refine(scene.image, prediction, HostRunner(predictor), PatchSettings(INPUT_SIZE))
+    prediction = Prediction(
+        scene.image.shape[:2], tuple(Instance(mask=m, label=0, score=1.0) for m in scene.masks)
+    )
+    refined = refine(
+        scene.image, prediction, HostRunner(predictor), PatchSettings(patch_size=INPUT_SIZE)
+    )
     result = [instance.mask.to_array() for instance in refined.instances]
     for before, after in zip(scene.arrays, result, strict=True):
         assert (before != after).sum() > 50  # else equality would prove little
@@ -156,8 +160,10 @@ class TestWhatGoesIn:
         parts = [scene.image_part, ("instances", ("i.json", json.dumps(records).encode()))]
         answer = service.refine(parts).json()
         coarse = rle.decode(records[0]["segmentation"], scene.image.shape[:2])
-        prediction = Prediction(coarse.size, (Instance(coarse, 0, 1.0),))
-        want = refine(scene.image, prediction, HostRunner(predictor), PatchSettings(INPUT_SIZE))
+        prediction = Prediction(coarse.size, (Instance(mask=coarse, label=0, score=1.0),))
+        want = refine(
+            scene.image, prediction, HostRunner(predictor), PatchSettings(patch_size=INPUT_SIZE)
+        )
         np.testing.assert_array_equal(arrays(answer)[0], want.instances[0].mask.to_array())
 
     def test_no_instance_at_all_is_fine(self, service, scene):

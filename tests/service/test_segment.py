@@ -34,7 +34,7 @@ def found(detector, scene):
 
 @pytest.fixture(scope="module")
 def refined(found, predictor, scene):
-    return refine(scene.image, found, HostRunner(predictor), PatchSettings(INPUT_SIZE))
+    return refine(scene.image, found, HostRunner(predictor), PatchSettings(patch_size=INPUT_SIZE))
 
 
 @pytest.fixture(scope="module")

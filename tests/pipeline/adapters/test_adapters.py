@@ -41,7 +41,9 @@ class Material:
         self.size = scene.image.shape[:2]
         masks = [*scene.coarse[:2], Mask.from_array(np.zeros(self.size, np.bool_))]
         self.coarse = np.stack([mask.to_array() for mask in masks])
-        prediction = Prediction(self.size, tuple(Instance(mask, 0, 1.0) for mask in masks))
+        prediction = Prediction(
+            self.size, tuple(Instance(mask=mask, label=0, score=1.0) for mask in masks)
+        )
         after = refine(scene.image, prediction, refiner.network.runner(32), refiner.settings)
         self.refined = np.stack([instance.mask.to_array() for instance in after.instances])
         assert np.count_nonzero(self.coarse != self.refined) > 500

@@ -27,7 +27,9 @@ def disc(x, radius=8):
 
 COARSE = np.stack([disc(10), disc(30)])
 REFINED = np.stack([disc(10, 9), disc(30, 6)])
-PREDICTION = Prediction(SIZE, tuple(Instance(Mask.from_array(one), 0, 1.0) for one in REFINED))
+PREDICTION = Prediction(
+    SIZE, tuple(Instance(mask=Mask.from_array(one), label=0, score=1.0) for one in REFINED)
+)
 SOFT = np.where(COARSE, 0.95, 0.05).astype(np.float32)
 
 

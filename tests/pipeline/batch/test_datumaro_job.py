@@ -57,7 +57,10 @@ def test_a_data_set_keeps_its_labels_and_ids(tmp_path, kind, predictor):
     made.export(str(tmp_path / "in"), kind, save_media=True)
     request = JobRequest(pred=tmp_path / "in", out=tmp_path / "out", format=f"datumaro:{kind}")
     progress = run_batch(
-        open_job(request).job, InThisProcess(HostRunner(predictor)), PatchSettings(24), {}
+        open_job(request).job,
+        InThisProcess(HostRunner(predictor)),
+        PatchSettings(patch_size=24),
+        {},
     )
     assert (progress.done, progress.instances) == (1, 2)
     before, after = (

@@ -45,7 +45,9 @@ def detect(image):
     for number in range(1, count):
         mask = parts == number
         label = 26 if image[mask][:, 1].mean() < 100 else 24
-        found.append(Instance(Mask.from_array(mask), label, float(mask.sum()) / 10_000))
+        found.append(
+            Instance(mask=Mask.from_array(mask), label=label, score=float(mask.sum()) / 10_000)
+        )
     return Prediction(image.shape[:2], tuple(sorted(found, key=lambda one: -one.score)))
 
 
@@ -299,7 +301,7 @@ def test_an_image_without_instances_is_no_lost_detection_when_refined(images, tm
 
 def test_a_name_of_blanks_and_signs_stays_one_word():
     mask = Mask.from_array(np.ones((2, 2)))
-    prediction = Prediction((2, 2), (Instance(mask, 1, 1e-9),))
+    prediction = Prediction((2, 2), (Instance(mask=mask, label=1, score=1e-9),))
     files = cityscapes.encode_detections("a\u2003b\tc", prediction, {1: "traffic light / red"})
     (png, _), (name, text) = files.items()
     assert name == "a\u2003b\tc_pred.txt"

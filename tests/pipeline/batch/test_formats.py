@@ -288,7 +288,9 @@ def write(opened, masks=None):
         loaded = job.read(key)
         instances = loaded.prediction.instances
         if masks is not None:
-            instances = tuple(Instance(Mask.from_array(mask), 0, 1.0) for mask in masks)
+            instances = tuple(
+                Instance(mask=Mask.from_array(mask), label=0, score=1.0) for mask in masks
+            )
         prediction = Prediction(loaded.prediction.size, instances)
         entries[key] = json.loads(json.dumps(job.write(key, loaded.source, prediction)))
     job.finish(Journal(entries), frozenset())

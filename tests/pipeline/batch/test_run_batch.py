@@ -131,7 +131,9 @@ def test_a_batch_run_gives_the_masks_of_refine(material, predictor):
     changed = 0
     for stem, masks in material.masks.items():
         image = read_image(material.images / f"{stem}.png").pixels
-        instances = tuple(Instance(Mask.from_array(mask), 0, 1.0) for mask in masks)
+        instances = tuple(
+            Instance(mask=Mask.from_array(mask), label=0, score=1.0) for mask in masks
+        )
         prediction = Prediction(masks[0].shape, instances)
         expected = refine(image, prediction, HostRunner(predictor), SETTINGS).instances
         for index, (coarse, instance) in enumerate(zip(masks, expected, strict=True)):

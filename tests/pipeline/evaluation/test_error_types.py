@@ -30,7 +30,7 @@ OBJECT = box(10, 10, 30, 30)
 
 def counts(*found: tuple[Mask, int, float], **options: bool) -> ErrorCounts:
     truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1),))
-    instances = tuple(Instance(mask, label, score) for mask, label, score in found)
+    instances = tuple(Instance(mask=mask, label=label, score=score) for mask, label, score in found)
     return find_errors(truth, Prediction(SIZE, instances), **options).counts
 
 
@@ -54,8 +54,12 @@ def test_an_error_has_the_kind_of_its_cause(found, expected):
 def test_each_instance_and_each_object_has_its_kind():
     truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1),))
     found = Prediction(
-        SIZE, (Instance(box(60, 10, 80, 30), 1, 0.9), Instance(OBJECT, 2, 0.8))
-    )  # fmt: skip
+        SIZE,
+        (
+            Instance(mask=box(60, 10, 80, 30), label=1, score=0.9),
+            Instance(mask=OBJECT, label=2, score=0.8),
+        ),
+    )
     errors = find_errors(truth, found)
     assert errors.instances == ("background", "category")
     assert errors.objects == ("category",)
@@ -70,7 +74,7 @@ def test_categories_may_be_passed_over_and_crowds_excuse():
     assert counts((OBJECT, 2, 0.9), class_agnostic=True) == ErrorCounts()
     crowd = Annotation(mask=box(60, 0, 100, 60), label=1, id=2, is_crowd=True)
     truth = AnnotatedImage(SIZE, (Annotation(mask=OBJECT, label=1, id=1), crowd))
-    found = Prediction(SIZE, (Instance(box(65, 5, 80, 30), 1, 0.5),))
+    found = Prediction(SIZE, (Instance(mask=box(65, 5, 80, 30), label=1, score=0.5),))
     assert find_errors(truth, found).counts == ErrorCounts(missed=1)
 
 

@@ -30,7 +30,9 @@ def truth(*masks, labels=None, crowds=(), ignore=None):
 def prediction(*masks, labels=None, scores=None):
     labels, scores = labels or [1] * len(masks), scores or [0.9] * len(masks)
     items = zip(masks, labels, scores, strict=True)
-    return Prediction(SIZE, tuple(Instance(mask, label, score) for mask, label, score in items))
+    return Prediction(
+        SIZE, tuple(Instance(mask=mask, label=label, score=score) for mask, label, score in items)
+    )
 
 
 def indices(image, predicted, **settings):
@@ -51,7 +53,8 @@ def scenes(draw):
         for k, mask in enumerate(drawn)
     )
     instances = tuple(
-        Instance(mask, draw(labels), draw(st.sampled_from([0.3, 0.8]))) for mask in again + drawn
+        Instance(mask=mask, label=draw(labels), score=draw(st.sampled_from([0.3, 0.8])))
+        for mask in again + drawn
     )
     ignore = draw(st.none() | bitmaps(size=size))
     return AnnotatedImage(size, objects, ignore), Prediction(size, instances)

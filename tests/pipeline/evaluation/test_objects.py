@@ -159,7 +159,7 @@ def test_overlaps_are_counted_by_pixel():
     def square(x):
         array = np.zeros((10, 40), np.bool_)
         array[:, x : x + 10] = True
-        return Instance(Mask.from_array(array), 0, 1.0)
+        return Instance(mask=Mask.from_array(array), label=0, score=1.0)
 
     found = overlap(Prediction((10, 40), (square(0), square(5), square(7), square(30))))
     assert (found.covered, found.shared) == (170 + 100, 50 + 30 + 20)

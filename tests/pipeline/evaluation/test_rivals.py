@@ -27,7 +27,12 @@ def photograph():
 
 def prediction(*arrays):
     instances = [
-        Instance(Mask.from_array(array), 24 + number, 0.5 + number / 10, {"file": f"{number}.png"})
+        Instance(
+            mask=Mask.from_array(array),
+            label=24 + number,
+            score=0.5 + number / 10,
+            record={"file": f"{number}.png"},
+        )
         for number, array in enumerate(arrays)
     ]
     return Prediction(arrays[0].shape, tuple(instances))

@@ -94,7 +94,12 @@ def test_compat_cuts_the_patches_of_the_reference(golden: Path, tmp_path: Path, 
         source = write_scene(data, tmp_path)
         for configuration in CONFIGURATIONS:
             size, padding, threshold = (part.lstrip("padt") for part in configuration.split("_"))
-            settings = PatchSettings(int(size), int(padding), int(threshold) / 100, compat=True)
+            settings = PatchSettings(
+                patch_size=int(size),
+                padding=int(padding),
+                nms_iou=int(threshold) / 100,
+                compat=True,
+            )
             out = tmp_path / configuration
             run(source, out, settings)
             expected = {
@@ -139,7 +144,7 @@ def scene_source(scenes: Path, predictions: Path) -> Source:
     )
 
 
-REFERENCE = PatchSettings(64, 0, 0.25, compat=True)
+REFERENCE = PatchSettings(patch_size=64, padding=0, nms_iou=0.25, compat=True)
 
 
 def test_instances_get_the_ground_truth_that_the_reference_gives_them(

@@ -93,7 +93,7 @@ def test_a_run_reads_all_that_the_patches_of_an_object_see(tmp_path):
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
     job = CocoJob(tmp_path / "a.json", tmp_path / "images", None, tmp_path / "out.json")
-    outcome = read_image(job, "1", None, PatchSettings("passes"))
+    outcome = read_image(job, "1", None, PatchSettings(patch_size="passes"))
     assert not isinstance(outcome, ImageOutcome)
     pixels = outcome[1].image
     np.testing.assert_array_equal(pixels[5000:5300, 3000:3300], values)

@@ -49,7 +49,7 @@ def test_masks_are_drawn_where_they_lie() -> None:
     image = np.full((40, 60, 3), 100, np.uint8)
     bitmap = np.zeros((40, 60), np.bool_)
     bitmap[20:35, 10:30] = True
-    prediction = Prediction((40, 60), (Instance(Mask.from_array(bitmap), 3, 0.9),))
+    prediction = Prediction((40, 60), (Instance(mask=Mask.from_array(bitmap), label=3, score=0.9),))
     drawn = draw_instances(image, prediction, {3: "cat"})
     assert (image == 100).all(), "the image itself stays"
     changed = (drawn != image).any(axis=-1)

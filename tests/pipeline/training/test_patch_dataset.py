@@ -19,7 +19,9 @@ from bpr.pipeline.training.patch_stream import StreamSettings
 from tests.datasets import open_dataset, write_dataset
 from tests.systems import START_METHODS
 
-SETTINGS = ExtractionSettings(patches=PatchSettings(32, nms_iou=0.25), images_per_shard=2)
+SETTINGS = ExtractionSettings(
+    patches=PatchSettings(patch_size=32, nms_iou=0.25), images_per_shard=2
+)
 STREAM = StreamSettings(input_size=32, batch_size=5, seed=3)
 
 
