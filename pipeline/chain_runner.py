@@ -7,16 +7,15 @@ patches alone, so neither the batch's size nor its neighbours change a mask.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
 from bpr.pipeline.chain import Chain
-from bpr.pipeline.host import DEFAULT_BATCH_SIZE
-from bpr.pipeline.instance import Float32Array
+from bpr.pipeline.host import HostRunner, Piece
+from bpr.pipeline.instance import Float32Array, UInt8Array
 from bpr.pipeline.passes import CHANNELS
 from bpr.pipeline.plan import Answer, Plan
-from bpr.pipeline.predictor import MaskPredictor
-from bpr.pipeline.runner import PendingImage
 
 
 class ChainImage:
@@ -45,7 +44,7 @@ class ChainImage:
         """Whether every instance is through its last pass."""
         return not any(self._missing)
 
-    def cut(self, patches: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> list[Piece]:
+    def cut(self, patches: UInt8Array) -> list[Piece]:
         """Fill `patches`, (N, S, S, 7) uint8, with the next N patches, or with all that is left.
 
         Returns:
@@ -59,17 +58,17 @@ class ChainImage:
             patches[position : position + stop - start] = chain.cut(start, stop)
             if stop < len(chain.boxes):
                 self._line.appendleft((index, stop))
-            pieces.append((index, start, stop))
+            pieces.append(Piece(index, start, stop))
             position += stop - start
         self.uncut -= position
         return pieces
 
-    def put(self, pieces: list[Piece], logits: Float32Array) -> None:
+    def put(self, pieces: Iterable[Piece], logits: Float32Array) -> None:
         """Take the network's answer, (N, S, S), for the patches that `cut` gave."""
         position = 0
-        for index, start, stop in pieces:
-            count = stop - start
-            self._logits[index][start:stop] = logits[position : position + count]
+        for piece in pieces:
+            index, count = piece.instance, piece.stop - piece.start
+            self._logits[index][piece.start : piece.stop] = logits[position : position + count]
             position += count
             self._missing[index] -= count
             if self._missing[index] == 0:
@@ -100,42 +99,10 @@ class ChainImage:
             self.uncut += count
 
 
-Piece = tuple[int, int, int]
-"""Instance, first patch, end."""
+class ChainRunner(HostRunner):
+    """Runs a predictor of seven channels; see `bpr.pipeline.runner.Runner`."""
 
-
-class ChainRunner:
-    """Runs a predictor of seven channels; see `bpr.pipeline.runner.Runner`.
-
-    Args:
-        predictor: the network.
-        batch_size: patches predicted together, > 0.
-
-    Raises:
-        ValueError: the batch size is another.
-    """
-
-    max_coming_back = 0
-
-    def __init__(self, predictor: MaskPredictor, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
-        if batch_size <= 0:
-            raise ValueError(f"batch_size: expected an int > 0, got {batch_size}")
-        side = predictor.input_size
-        self.batch_size = batch_size
-        self._predictor = predictor
-        self._patches = np.empty((batch_size, side, side, CHANNELS), np.uint8)
-        self._owners: list[tuple[ChainImage, list[Piece], int]] = []
-        self._filled = 0
-
-    @property
-    def input_size(self) -> int:
-        """S of the network, in pixels."""
-        return self._predictor.input_size
-
-    @property
-    def room(self) -> int:
-        """Patches that still fit into the batch."""
-        return self.batch_size - self._filled
+    channels = CHANNELS
 
     def open(self, planned: Plan) -> ChainImage:
         """Begin the first pass of an image.
@@ -150,29 +117,3 @@ class ChainRunner:
                 "that refine in passes"
             )
         return ChainImage(planned, self.input_size)
-
-    def add(self, image: PendingImage, at_most: int | None = None) -> None:
-        """Cut the image's next patches into the batch."""
-        assert isinstance(image, ChainImage)  # from `open`
-        room = self.room if at_most is None else min(self.room, at_most)
-        before = image.uncut
-        pieces = image.cut(self._patches[self._filled : self._filled + room])
-        count = before - image.uncut
-        self._owners.append((image, pieces, count))
-        self._filled += count
-
-    def run(self) -> None:
-        """Predict the batch and give each image its logits; some then begin their next pass."""
-        if self._filled == 0:
-            return
-        logits = self._predictor(self._patches[: self._filled])
-        owners = self._owners
-        self.clear()
-        position = 0
-        for image, pieces, count in owners:
-            image.put(pieces, logits[position : position + count])
-            position += count
-
-    def clear(self) -> None:
-        """Forget the patches of the batch."""
-        self._owners, self._filled = [], 0

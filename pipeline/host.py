@@ -1,10 +1,11 @@
-"""The runner for a predictor of arrays: patches are cut on the CPU, logits come back."""
+"""Runners for a predictor of arrays: patches are cut on the CPU, logits come back."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +25,21 @@ class Piece:
     instance: int
     start: int
     stop: int
+
+
+@runtime_checkable
+class PieceImage(PendingImage, Protocol):
+    """An image that cuts its own patches into a batch."""
+
+    def cut(self, patches: UInt8Array) -> list[Piece]:
+        """Fill `patches`, (N, S, S, C) uint8, with the next N patches, or with all that is left.
+
+        Returns:
+            What was cut, in order, for `put`.
+        """
+
+    def put(self, pieces: Iterable[Piece], logits: Float32Array) -> None:
+        """Take the network's answer, (N, S, S), for the patches that `cut` gave."""
 
 
 class HostImage:
@@ -62,11 +78,7 @@ class HostImage:
         )
 
     def cut(self, patches: UInt8Array) -> list[Piece]:
-        """Fill `patches`, (N, S, S, 4) uint8, with the next N patches, or with all that is left.
-
-        Returns:
-            What was cut, in order, for `put`.
-        """
+        """See PieceImage; C is 4."""
         pieces, position = [], 0
         while self._uncut and position < len(patches):
             index, start, end = self._uncut.popleft()
@@ -86,7 +98,7 @@ class HostImage:
         return pieces
 
     def put(self, pieces: Iterable[Piece], logits: Float32Array) -> None:
-        """Take the network's answer, (N, S, S), for the patches that `cut` gave."""
+        """See PieceImage."""
         position = 0
         for piece in pieces:
             count = piece.stop - piece.start
@@ -108,6 +120,7 @@ class HostRunner:
     """
 
     max_coming_back = 0
+    channels = 4  # of the patches
 
     def __init__(self, predictor: MaskPredictor, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
         if batch_size <= 0:
@@ -115,8 +128,8 @@ class HostRunner:
         side = predictor.input_size
         self.batch_size = batch_size
         self._predictor = predictor
-        self._patches = np.empty((batch_size, side, side, 4), np.uint8)
-        self._owners: list[tuple[HostImage, list[Piece], int]] = []
+        self._patches = np.empty((batch_size, side, side, self.channels), np.uint8)
+        self._owners: list[tuple[PieceImage, list[Piece], int]] = []
         self._filled = 0
 
     @property
@@ -129,13 +142,13 @@ class HostRunner:
         """Patches that still fit into the batch."""
         return self.batch_size - self._filled
 
-    def open(self, planned: Plan) -> HostImage:
+    def open(self, planned: Plan) -> PieceImage:
         """Make room for an image's logits."""
         return HostImage(planned, self.input_size)
 
     def add(self, image: PendingImage, at_most: int | None = None) -> None:
         """Cut the image's next patches into the batch."""
-        assert isinstance(image, HostImage)  # from `open`
+        assert isinstance(image, PieceImage)  # from `open`
         room = self.room if at_most is None else min(self.room, at_most)
         before = image.uncut
         pieces = image.cut(self._patches[self._filled : self._filled + room])
@@ -148,11 +161,12 @@ class HostRunner:
         if self._filled == 0:
             return
         logits = self._predictor(self._patches[: self._filled])
+        owners = self._owners
+        self.clear()
         position = 0
-        for image, pieces, count in self._owners:
+        for image, pieces, count in owners:
             image.put(pieces, logits[position : position + count])
             position += count
-        self.clear()
 
     def clear(self) -> None:
         """Forget the patches of the batch."""

@@ -4,9 +4,9 @@ A runner owns one batch. Images are opened, their patches added as far as the ba
 the batch run; the runner remembers to which image each patch belongs. Who adds patches decides
 what is fair: a folder is refined image by image, the service deals shares to its requests.
 
-Two runners exist: `pipeline/host.py` cuts patches on the CPU for any predictor of arrays,
-`pipeline/device.py` cuts and averages them on a GPU. `pipeline/network.py` chooses between them
-where weights are loaded; no other code does.
+`pipeline/host.py` cuts patches on the CPU for any predictor of arrays, `pipeline/chain_runner.py`
+does so pass after pass, and `pipeline/device.py` cuts and averages them on a GPU.
+`pipeline/network.py` chooses between them where weights are loaded; no other code does.
 """
 
 from __future__ import annotations

@@ -27,12 +27,11 @@ from bpr.pipeline.datasets.simulate import (
     polygon,
 )
 from bpr.pipeline.datasets.simulate_parts import lost_and_added_parts, small_error
-from bpr.pipeline.formats.images import IGNORE
 from bpr.pipeline.geometry import reassemble, select_patches
-from bpr.pipeline.instance import BoolArray, Float32Array, Int64Array, Mask, UInt8Array
+from bpr.pipeline.instance import BoolArray, Float32Array, Mask, UInt8Array
 from bpr.pipeline.passes import cut_patches, long_side, pass_settings
 from bpr.pipeline.training.fine_scenes import fine_scene
-from bpr.pipeline.training.patch_stream import batch_numbers, photometric
+from bpr.pipeline.training.patch_stream import batch_numbers, photometric, target_patch
 from bpr.pipeline.training.pool import Pool, PoolItem, reduce_item
 
 Predict = Callable[[UInt8Array], Float32Array]
@@ -225,26 +224,10 @@ def _patches(
         # the scale is told inexactly, so that it is a hint and no key
         side = round(long_side(coarse) * float(np.exp(rng.normal(0, 0.2))))
         patches.append(cut_patches(item.image, coarse, boxes, input_size, colours, max(side, 1)))
-        targets.append(np.stack([_target(item.truth, box, input_size) for box in boxes]))
+        targets.append(np.stack([target_patch(item.truth, box, input_size) for box in boxes]))
     joined = np.concatenate(patches)
     joined[..., :3] = photometric(joined[..., :3], rng)
     return joined, np.concatenate(targets)
-
-
-def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
-    """The truth in a box, which may leave the image: there it is unknown."""
-    x0, y0, x1, y1 = (int(v) for v in box)
-    height, width = view.shape
-    patch = np.full((y1 - y0, x1 - x0), IGNORE, np.uint8)
-    ix0, iy0, ix1, iy1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    patch[iy0 - y0 : iy1 - y0, ix0 - x0 : ix1 - x0] = view[iy0:iy1, ix0:ix1]
-    side = (input_size, input_size)
-    how = cv2.INTER_AREA if patch.shape[0] > input_size else cv2.INTER_LINEAR
-    share = cv2.resize((patch == 1).astype(np.float32), side, interpolation=how)
-    unknown = cv2.resize((patch == IGNORE).astype(np.float32), side, interpolation=how)
-    target = np.asarray(share > 0.5, np.uint8)
-    target[unknown > 0.3] = IGNORE
-    return target
 
 
 def _between(bounds: tuple[float, float], rng: np.random.Generator) -> float:

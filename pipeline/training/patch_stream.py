@@ -143,7 +143,7 @@ def sample_patches(
     chosen = rng.choice(len(boxes), min(PATCHES_PER_OBJECT, len(boxes)), replace=False)
     boxes = boxes[np.sort(chosen)] + _box_jitter(len(chosen), settings, rng)
     patches = crop_patches(image, coarse, boxes, input_size, settings)
-    targets = np.stack([_target(instance_map, box, input_size) for box in boxes])
+    targets = np.stack([target_patch(instance_map, box, input_size) for box in boxes])
     patches[..., :3] = photometric(patches[..., :3], rng)
     return patches, targets
 
@@ -213,7 +213,7 @@ def _box_jitter(count: int, settings: PatchSettings, rng: np.random.Generator) -
     return np.concatenate([shift, shift], axis=1)
 
 
-def _target(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
+def target_patch(view: UInt8Array, box: Int64Array, input_size: int) -> UInt8Array:
     """The truth in a box, which may leave the image: there it is unknown."""
     x0, y0, x1, y1 = (int(v) for v in box)
     height, width = view.shape
