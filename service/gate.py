@@ -24,6 +24,7 @@ from bpr.service.schemas import Model
 from bpr.service.settings import ServiceSettings
 
 _MINUTE_S = 60.0
+_MAX_WAIT_S = 30.0  # that a refused client is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class Gate:
         self.failure: Exception | None = None  # why the model could not be loaded
         self.uploads = 0  # requests whose body comes in
         self.working = 0  # requests whose body is there and whose answer is not
+        self._backoff = _Backoff()
         self._answers: dict[Place, None] = {}  # the oldest first
         self._bytes = 0  # of all bodies
         self._of_client: Counter[str] = Counter()
@@ -146,7 +148,8 @@ class Gate:
     def check_work(self) -> None:
         """Problem (429) where no place for work is free."""
         if self.working >= self._settings.max_requests:
-            raise too_many(f"All {self._settings.max_requests} places are taken.", "full")
+            words = f"All {self._settings.max_requests} places are taken."
+            raise too_many(words, "full", self._backoff.refuse())
 
 
 class Place:
@@ -196,6 +199,7 @@ class Place:
             oldest.leave()
             oldest._abort()
         gate.working -= 1
+        gate._backoff.done()
         gate._answers[self] = None
         self._stage, self._abort = "answer", abort
 
@@ -216,6 +220,39 @@ class Place:
         gate._of_client[self.client] -= 1
         if not gate._of_client[self.client]:
             del gate._of_client[self.client]
+
+
+def next_wait(wait_s: float, refused: int, done: int) -> float:
+    """How long refused clients should wait: so that twice as many ask as places become free.
+
+    Args:
+        wait_s: what they were told lately, seconds.
+        refused: requests since then that found no place.
+        done: requests since then that gave their place back.
+    """
+    return min(max(wait_s * refused / (2 * max(done, 1)), RETRY_AFTER_S), _MAX_WAIT_S)
+
+
+class _Backoff:
+    """Learns how long clients that are refused should wait: refusals in a crowd cost time too."""
+
+    def __init__(self) -> None:
+        self._wait_s = float(RETRY_AFTER_S)
+        self._refused = self._done = 0
+        self._since = time.monotonic()
+
+    def done(self) -> None:
+        """A place has become free."""
+        self._done += 1
+
+    def refuse(self) -> float:
+        """Seconds for a client that finds no place."""
+        now = time.monotonic()
+        self._refused += 1
+        if now - self._since > self._wait_s:
+            self._wait_s = next_wait(self._wait_s, self._refused, self._done)
+            self._refused, self._done, self._since = 0, 0, now
+        return self._wait_s
 
 
 class _Rate:

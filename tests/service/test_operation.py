@@ -16,6 +16,8 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from bpr.pipeline.formats import rle
@@ -24,6 +26,8 @@ from bpr.pipeline.instance import Instance, Prediction
 from bpr.pipeline.refine import refine
 from bpr.pipeline.settings import PatchSettings
 from bpr.scripts.main import main
+from bpr.service.gate import next_wait
+from bpr.service.problems import RETRY_AFTER_S
 from tests.networks import INPUT_SIZE
 from tests.service.conftest import Scene
 from tests.service.services import ROOT, bpr_serve, running, until
@@ -155,6 +159,19 @@ class TestMetrics:
         text = service.client.get("/metrics").text
         assert "made-up" not in text
         assert service.metric('bpr_requests_total{route="other",status="404"}') >= 20
+
+
+@given(clients=st.integers(17, 500), rate=st.floats(0.5, 100), wait_s=st.floats(RETRY_AFTER_S, 30))
+def test_a_crowd_that_is_refused_asks_about_twice_as_often_as_places_become_free(
+    clients, rate, wait_s
+):
+    """16 of the clients have places, the others ask again after the time that they are told."""
+    for _ in range(5):
+        refused, done = round(clients - 16), max(round(rate * wait_s), 1)
+        wait_s = next_wait(wait_s, refused, done)
+        assert RETRY_AFTER_S <= wait_s <= 30
+    asked = (clients - 16) / wait_s  # a second
+    assert wait_s in (RETRY_AFTER_S, 30) or asked == pytest.approx(2 * rate, rel=0.6)
 
 
 class TestAdmission:
