@@ -51,8 +51,14 @@ def prepare(spec: JobSpec) -> PreparedJob:
         raise ValueError(_for_parts(str(error))) from None
 
 
+def _root(spec: JobSpec) -> Path:
+    """The job's folder: as other processes find it where the work is done by a cluster."""
+    return Path() if spec.ray_address is None else Path.cwd()
+
+
 def _open_parts(spec: JobSpec) -> PreparedJob:
-    unpacked = Path(INPUT)
+    root = _root(spec)
+    unpacked, out = root / INPUT, root / OUTPUT
     if not unpacked.exists():
         partial = Path(PARTIAL_INPUT)
         remove_folder(partial)
@@ -62,9 +68,9 @@ def _open_parts(spec: JobSpec) -> PreparedJob:
     _check_json_files(unpacked, spec)
     names = {part.name for part in spec.parts}
     if "image" in names:
-        request = _one_image(unpacked, "instances" in names)
+        request = _one_image(unpacked, out, "instances" in names)
     else:
-        request = _many_images(unpacked, spec.format)
+        request = _many_images(unpacked, out, spec.format)
     return PreparedJob(open_job(_limited(request, spec)).job, None)
 
 
@@ -78,7 +84,7 @@ def _open_places(spec: JobSpec, places: JobPlaces) -> PreparedJob:
     images_json = None if places.images_json is None else object_path(places.images_json)
     as_json = writes_json(pred, spec.format)
     if places.out is None:
-        out = Path(OUTPUT) / (f"{safe_stem(pred.name)}.json" if as_json else "")
+        out = _root(spec) / OUTPUT / (f"{safe_stem(pred.name)}.json" if as_json else "")
         out.parent.mkdir(parents=True, exist_ok=True)
     else:
         out = object_path(places.out)
@@ -121,7 +127,7 @@ def _begins_as_zip(path: Path) -> bool:
         return file.read(2) == b"PK"
 
 
-def _one_image(unpacked: Path, has_records: bool) -> JobRequest:
+def _one_image(unpacked: Path, out: Path, has_records: bool) -> JobRequest:
     (image,) = (unpacked / "image").iterdir()
     if has_records:
         (source,) = (unpacked / "instances").iterdir()
@@ -135,12 +141,13 @@ def _one_image(unpacked: Path, has_records: bool) -> JobRequest:
         pred = _written(unpacked / source.name, [_of_image(r, image_id) for r in records])
         entry = {"id": image_id, "file_name": image.name}
         images_json = _written(unpacked / "image.json", {"images": [entry]})
-        out = Path(OUTPUT) / source.name
-        out.parent.mkdir(exist_ok=True)
-        return JobRequest(pred=pred, out=out, images=image.parent, images_json=images_json)
+        out.mkdir(exist_ok=True)
+        return JobRequest(
+            pred=pred, out=out / source.name, images=image.parent, images_json=images_json
+        )
     kind = next(kind for kind in ("masks", "instance_map") if (unpacked / kind).is_dir())
     masks = sorted((unpacked / kind).iterdir())
-    return JobRequest(pred=image, out=Path(OUTPUT), masks=masks)
+    return JobRequest(pred=image, out=out, masks=masks)
 
 
 def _of_image(record: Any, image_id: Any) -> Any:
@@ -152,7 +159,7 @@ def _written(path: Path, content: Any) -> Path:
     return path
 
 
-def _many_images(unpacked: Path, wanted: str | None) -> JobRequest:
+def _many_images(unpacked: Path, out: Path, wanted: str | None) -> JobRequest:
     pred = _inside(unpacked / "predictions")
     images: Path | None = unpacked / "images"
     if images is not None and not images.is_dir():
@@ -160,7 +167,6 @@ def _many_images(unpacked: Path, wanted: str | None) -> JobRequest:
         if pred.is_dir() and {"predictions", "images"} <= {p.name for p in pred.iterdir()}:
             pred, images = _inside(pred / "predictions"), pred / "images"
     images_json = next(iter((unpacked / "images_json").glob("*.json")), None)
-    out = Path(OUTPUT)
     if writes_json(pred, wanted):
         out.mkdir(exist_ok=True)
         out /= f"{pred.stem}.json"
