@@ -349,7 +349,8 @@ class TestTheBody:
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n",
         )
         assert said.startswith(b"HTTP/1.1 408")
-        assert b"expected all of it within 1 s" in said
+        # which limit is seen first depends on the machine
+        assert re.search(rb"expected all of it within 1 s|expected at least 4096 bytes", said)
         assert 0.8 < time.monotonic() - started < 10
         while small.metric("bpr_requests_in_process"):  # else the time limit of the tests
             time.sleep(0.05)
