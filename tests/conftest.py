@@ -1,5 +1,6 @@
 """What several tests need: recorded numbers, photographs, a cache of their own."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,14 @@ def photographs() -> Path:
     if folder is None:
         pytest.skip("needs BPR_TEST_DATA, the folder with val/ and val_predictions/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _handlers_of_earlier_tests_are_silent() -> Iterator[None]:
+    """Ray's log handlers outlive their test, and write to a stream that pytest has closed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging, "raiseExceptions", False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

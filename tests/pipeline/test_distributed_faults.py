@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -234,10 +233,7 @@ def test_a_full_disk_loses_nothing_that_is_done(
     small_disk: Path,
     workers: str,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Ray's log handler of an earlier test still writes to a stream that pytest has closed
-    monkeypatch.setattr(logging, "raiseExceptions", False)
     out = small_disk / "patches"
     assert main([*command(data, out), "--workers", workers]) == 1
     said = capfd.readouterr().err
