@@ -1,6 +1,6 @@
 """Every command of README and docs: run, or read by the parser that would run it.
 
-The page for newcomers is run in the usual suite, the others in the slow one:
+They run in the slow suite, since together they take minutes:
 
     pytest -m slow tests/docs
 
@@ -29,7 +29,6 @@ from tests.docs.world import World
 from tests.networks import save_random_network
 
 ALL = [command for path in PAGES for command in commands(path)]
-FAST = {"docs/quick-start.md"}
 
 REFINING = ("refine", "demo")
 SHORTER = {
@@ -72,7 +71,7 @@ def runnable(page: str) -> list[Command]:
 
 
 PAGES_TO_RUN = [
-    pytest.param(page, marks=[] if page in FAST else pytest.mark.slow)
+    pytest.param(page, marks=pytest.mark.slow)
     for page in dict.fromkeys(command.page for command in ALL)
     if runnable(page)
 ]
