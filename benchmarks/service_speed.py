@@ -245,7 +245,7 @@ def measure_crowds(seconds: float, weights: str) -> None:
 
 
 def main() -> None:
-    """Measure all of them, or those that are named."""
+    """Run all measurements, or the ones named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)

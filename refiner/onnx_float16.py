@@ -1,6 +1,6 @@
 """Half the size of an ONNX file, with the same values.
 
-Weights of ours are stored in float16. Folding a batch norm multiplies a convolution by a number for
+The weights of bpr are stored in float16. Folding a batch norm multiplies a convolution by a number for
 each channel, and the product is float32. So the file keeps both factors, and every runtime
 multiplies them when it loads the model.
 """

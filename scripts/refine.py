@@ -163,7 +163,7 @@ def add_refine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_weights(arguments: argparse.Namespace) -> str:
-    """The weights of `add_refine_options`, or those that its other options want."""
+    """The weights named by `--weights`, else the bundled ones that fit the other options."""
     named: str | None = arguments.weights
     return named or default_weights(arguments.compat, arguments.padding)
 

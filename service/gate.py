@@ -24,7 +24,7 @@ from bpr.service.schemas import Model
 from bpr.service.settings import ServiceSettings
 
 _MINUTE_S = 60.0
-_MAX_WAIT_S = 30.0  # that a refused client is told
+_MAX_WAIT_S = 30.0  # longest wait in Retry-After
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -260,7 +260,7 @@ class ServiceSettings(BaseSettings):
 
     @property
     def chosen_weights(self) -> str:
-        """The weights, or those that other settings want where they are unset."""
+        """The weights that are set, else the bundled ones that fit the other settings."""
         return self.weights or default_weights(self.compat, self.padding)
 
     def patch_settings(self, patch_size: PatchSize, padding: int) -> PatchSettings:

@@ -20,7 +20,7 @@ NO_LABELS = frozenset({"classes.txt", "report.json"})  # of annotation tools, an
 
 
 class LabelFormat(Protocol):
-    """What is told apart between LabelMe and YOLO."""
+    """What differs between the label formats."""
 
     suffix: str
 

@@ -37,7 +37,7 @@ def runs(mask: Mask) -> list[int]:
     columns[:, 1:-1] = mask.bitmap.T
     column, row = np.nonzero(np.diff(columns, axis=1))
     edges = (column + x0) * height + row + y0
-    again = np.flatnonzero(np.diff(edges) == 0)  # an object that goes on in the next column
+    again = np.flatnonzero(np.diff(edges) == 0)  # an object that continues in the next column
     edges = np.delete(edges, np.concatenate([again, again + 1]))
     edges = edges[edges < height * width]
     found: list[int] = np.diff(edges, prepend=0, append=height * width).tolist()

@@ -25,7 +25,7 @@ from bpr.service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 1.0  # for jobs that others have sent or left, for those that are too old
+_LOOK_S = 1.0  # between searches for new, abandoned and expired jobs
 _MAX_DEATHS = 3  # of a job's process, without an image done in between
 _DAY_S = 86400.0
 _TIDY_S = 60.0
@@ -66,7 +66,7 @@ class JobQueue:
         self._wake.set()
 
     def close(self) -> None:
-        """Stop. A job that is being worked on goes on when a service is started again."""
+        """Stop. A running job resumes when a service is started again."""
         self._is_closed = True
         self._wake.set()
         if self._process is not None:

@@ -38,7 +38,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same results give the same bytes
 
 
 class JobProgress:
-    """What the service is told, each second and at the end."""
+    """Progress of a job, reported to the service each second and at the end."""
 
     def __init__(self) -> None:
         self._said: dict[str, Any] = {}

@@ -268,7 +268,7 @@ def test_limits_hold_before_a_job_is_stored(tiny, tmp_path):
         wait(service, first["id"])
         send(service, small)
     folders = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "in"]
-    assert len(folders) == 2  # nothing is left of those that were refused
+    assert len(folders) == 2  # refused jobs leave no folder
 
 
 def test_a_job_belongs_to_its_key(tiny, tmp_path):

@@ -84,7 +84,7 @@ def kaggle_runs(mask):
 
 
 def odd_json(value):
-    """A json that no program of ours would write so."""
+    """A json in a style that bpr itself never writes."""
     text = json.dumps(value, indent=3, ensure_ascii=False, separators=(" ,", " : "))
     return text.replace("7.125", "7.1250").replace("\n", "\r\n")
 
