@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 from bpr.refiner.model_config import PatchSize
 
@@ -27,11 +27,43 @@ class PatchSettings:
     """Overlap (intersection over union) from which on the weaker patch is dropped, in (0, 1]."""
     compat: bool = False
     """Reproduce the reference implementation bit for bit, accidents included."""
-    overlaps: Overlaps = field(default="avoid", kw_only=True)
+    overlaps: Overlaps = "avoid"
     """avoid: masks that did not overlap before refining do not overlap after it (not with compat,
     where they may); resolve: each pixel belongs to one mask; keep: masks may overlap."""
-    soft: bool = field(default=False, kw_only=True)
+    soft: bool = False
     """Give refined instances their probabilities (`Instance.soft`) too."""
+
+    @classmethod
+    def chosen(
+        cls,
+        patch_size: int | str | None,
+        padding: int | None,
+        *,
+        default_size: PatchSize,
+        default_padding: int,
+        nms_iou: float,
+        compat: bool,
+    ) -> PatchSettings:
+        """The settings that a user asks for, with the defaults of the weights.
+
+        Args:
+            patch_size: pixels; "auto" follows the object; None takes `default_size`.
+            padding: pixels; None takes `default_padding`.
+            default_size: of the weights.
+            default_padding: of the weights.
+            nms_iou: see the field.
+            compat: see the field.
+
+        Raises:
+            ValueError: a value out of range.
+        """
+        asked = default_size if patch_size is None else patch_size
+        return cls(
+            patch_size=None if asked == "auto" else cast(PatchSize, asked),
+            padding=default_padding if padding is None else padding,
+            nms_iou=nms_iou,
+            compat=compat,
+        )
 
     def __post_init__(self) -> None:
         size = self.patch_size

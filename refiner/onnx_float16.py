@@ -1,7 +1,7 @@
 """Half the size of an ONNX file, with the same values.
 
-The weights of bpr are stored in float16. Folding a batch norm multiplies a convolution by a number for
-each channel, and the product is float32. So the file keeps both factors, and every runtime
+The weights of bpr are stored in float16. Folding a batch norm multiplies a convolution by a number
+for each channel, and the product is float32. So the file keeps both factors, and every runtime
 multiplies them when it loads the model.
 """
 

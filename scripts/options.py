@@ -144,12 +144,13 @@ def patch_settings(
     arguments: argparse.Namespace, patch_size: PatchSize, padding: int, compat: bool = False
 ) -> PatchSettings:
     """The settings that the options ask for; what is given where they say nothing."""
-    if arguments.patch_size is not None:
-        patch_size = None if arguments.patch_size == "auto" else arguments.patch_size
-    if arguments.padding is not None:
-        padding = arguments.padding
-    return PatchSettings(
-        patch_size=patch_size, padding=padding, nms_iou=arguments.nms_iou, compat=compat
+    return PatchSettings.chosen(
+        arguments.patch_size,
+        arguments.padding,
+        default_size=patch_size,
+        default_padding=padding,
+        nms_iou=arguments.nms_iou,
+        compat=compat,
     )
 
 

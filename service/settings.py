@@ -265,12 +265,13 @@ class ServiceSettings(BaseSettings):
 
     def patch_settings(self, patch_size: PatchSize, padding: int) -> PatchSettings:
         """How patches are cut; what the weights were made for where nothing is set."""
-        if self.patch_size is not None:
-            patch_size = None if self.patch_size == "auto" else self.patch_size
-        if self.padding is not None:
-            padding = self.padding
-        return PatchSettings(
-            patch_size=patch_size, padding=padding, nms_iou=self.nms_iou, compat=self.compat
+        return PatchSettings.chosen(
+            self.patch_size,
+            self.padding,
+            default_size=patch_size,
+            default_padding=padding,
+            nms_iou=self.nms_iou,
+            compat=self.compat,
         )
 
     def lines(self) -> list[str]:

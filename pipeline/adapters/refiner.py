@@ -141,10 +141,11 @@ def load_refiner(
     named = weights or default_weights(compat, padding)
     network = load_network(named, device, backend, exact=compat)
     config = network.config
-    size = config.patch_size if patch_size is None else patch_size
-    settings = PatchSettings(
-        patch_size=None if size == "auto" else size,
-        padding=config.padding if padding is None else padding,
+    settings = PatchSettings.chosen(
+        patch_size,
+        padding,
+        default_size=config.patch_size,
+        default_padding=config.padding,
         nms_iou=nms_iou,
         compat=compat,
     )

@@ -81,8 +81,8 @@ class SegmentsFile:
         """The json with other fields of some segments, every other byte as it was.
 
         Args:
-            changed: the place of a segment's entry, and its fields; those that it lacks are left
-                out.
+            changed: the place of a segment's entry, and its new fields. Fields that the entry does
+                not have are not added.
         """
         content = self.path.read_bytes()
         text = decode_text(content)
