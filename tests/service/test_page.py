@@ -16,7 +16,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import encode_mask, encode_png
-from tests.service.services import running
+from tests.service.services import running, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(
@@ -467,7 +467,9 @@ class TestTakingItAlong:
         np.testing.assert_array_equal(cut[..., 3], np.where(union, 255, 0))
         np.testing.assert_array_equal(cut[union][:, :3], scene.image[union])
         # the page has asked for nothing: these two are from here
-        assert service.metric('bpr_requests_total{route="/refine",status="200"}') == runs + 2
+        counted = 'bpr_requests_total{route="/refine",status="200"}'
+        until(lambda: service.metric(counted) >= runs + 2)
+        assert service.metric(counted) == runs + 2
 
     def test_other_files_clear_the_result(self, page, files):
         """Else the masks of one photo could be saved under the name of another."""
