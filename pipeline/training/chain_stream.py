@@ -54,20 +54,20 @@ NOISY = ("davis2016", "bsds500", "ccp", "penn-fudan", "nepal-notes")
 
 SIMULATED = {
     mask_head: 0.20,
-    polygon: 0.17,
-    displaced_outline: 0.04,
-    over_or_under_segmented: 0.03,
-    low_resolution: 0.04,
-    missing_or_leaking: 0.04,
-    lost_and_added_parts: 0.12,
-    small_error: 0.20,
-    nearly_perfect: 0.10,
-    perfect: 0.16,
+    polygon: 0.18,
+    displaced_outline: 0.03,
+    over_or_under_segmented: 0.02,
+    low_resolution: 0.03,
+    missing_or_leaking: 0.03,
+    lost_and_added_parts: 0.11,
+    small_error: 0.22,
+    nearly_perfect: 0.08,
+    perfect: 0.20,
 }
 """The simulated errors and how often each is drawn."""
 
 RECORDED = 0.45  # of the coarse masks of objects that have recorded ones
-MADE_UP = 0.08  # of the objects
+MADE_UP = 0.14  # of the objects
 ROLLED_OUT = 0.22  # of the coarse masks are refined by a wide pass first
 SHARES = (0.07, 1.0)  # patch size by the object's long side
 NARROW, NARROW_OFTEN = 0.2, 0.35  # so many views are narrower than this: most patches are
