@@ -110,7 +110,9 @@ def _smooth(histograms: Float32Array) -> Float32Array:
         kernel = _kernel(bins, sigma * bins / OBJECT_BINS)
         smooth = histograms
         for _ in range(3):  # blur the last axis, then turn it to the front of the three
-            turned = (smooth.reshape(-1, bins) @ kernel).reshape(2, -1, bins)
+            # as a stack of small products, for which BLAS starts no threads: they would wait
+            # for each other wherever the processors are busy
+            turned = (smooth.reshape(-1, bins, bins) @ kernel).reshape(2, -1, bins)
             smooth = np.ascontiguousarray(turned.transpose(0, 2, 1))
         out += np.float32(share) * smooth.reshape(out.shape)
     return out
