@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from bpr.pipeline.instance import BoolArray, Float32Array, Mask, UInt8Array, grow
 
@@ -27,8 +26,10 @@ _SURROUNDINGS = 0.3  # of the long side: how far outside colours are taken from
 _PIXELS = 160  # along the long side are enough to know the colours
 _LEAST_PIXELS = 20  # on either side
 
+_ALL, _RANGES = [0, 1, 2], [0, 256] * 3  # channels of a histogram
 
-def object_colours(image: UInt8Array, mask: Mask) -> UInt8Array:
+
+def object_colours(image: UInt8Array, mask: Mask) -> Float32Array:
     """The evidence of each colour for one object.
 
     Args:
@@ -36,15 +37,16 @@ def object_colours(image: UInt8Array, mask: Mask) -> UInt8Array:
         mask: of the object, coarse or half refined.
 
     Returns:
-        (OBJECT_BINS ** 3,) uint8 table for `look_up`: above NO_EVIDENCE where the colour is more
-        frequent inside; NO_EVIDENCE everywhere where one side has too few pixels.
+        (B, B, B) float32 table for `look_up` with B = OBJECT_BINS, whole numbers in 0..255: above
+        NO_EVIDENCE where the colour is more frequent inside; NO_EVIDENCE everywhere where one
+        side has too few pixels.
     """
     x0, y0, x1, y1 = mask.window
     long_side = max(x1 - x0, y1 - y0)
     box = grow(mask.window, max(round(_SURROUNDINGS * long_side), 4), mask.size)
     step = -(-long_side // _PIXELS)
     inside = np.ascontiguousarray(mask.read(box)[::step, ::step])
-    pixels = image[box[1] : box[3] : step, box[0] : box[2] : step]
+    pixels = np.ascontiguousarray(image[box[1] : box[3] : step, box[0] : box[2] : step])
     reach = max(round(_UNSURE_SHARE * long_side / step), 1)
     return _table(pixels, inside, reach, OBJECT_BINS)
 
@@ -63,43 +65,33 @@ def patch_evidence(pixels: UInt8Array, inside: BoolArray) -> UInt8Array:
     return look_up(table, pixels)
 
 
-def look_up(table: UInt8Array, pixels: UInt8Array) -> UInt8Array:
-    """(..., 3) uint8 RGB -> (...) uint8 evidence from a table of `object_colours`."""
-    bins = OBJECT_BINS if len(table) == OBJECT_BINS**3 else PATCH_BINS
-    return np.asarray(table[_cells(pixels, bins)], np.uint8)
+def look_up(table: Float32Array, pixels: UInt8Array) -> UInt8Array:
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 evidence from a table of `object_colours`."""
+    # as a cv2.Mat, because OpenCV takes the last axis of a plain array for channels
+    return np.asarray(cv2.calcBackProject([pixels], _ALL, cv2.Mat(table), _RANGES, 1), np.uint8)
 
 
-def _table(pixels: UInt8Array, inside: BoolArray, reach: int, bins: int) -> UInt8Array:
+def _table(pixels: UInt8Array, inside: BoolArray, reach: int, bins: int) -> Float32Array:
     bitmap = inside.view(np.uint8)
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     core = cv2.erode(bitmap, kernel, borderType=cv2.BORDER_REPLICATE)
-    far = cv2.dilate(bitmap, kernel, borderType=cv2.BORDER_REPLICATE) == 0
-    if np.count_nonzero(core) < _LEAST_PIXELS:
+    far = cv2.dilate(bitmap, kernel, borderType=cv2.BORDER_REPLICATE) ^ 1
+    if cv2.countNonZero(core) < _LEAST_PIXELS:
         core = bitmap
-    if np.count_nonzero(far) < _LEAST_PIXELS:
-        far = bitmap == 0
-    cells = _cells(pixels, bins)
-    counts = np.stack(
+    if cv2.countNonZero(far) < _LEAST_PIXELS:
+        far = bitmap ^ 1
+    totals = [cv2.countNonZero(core), cv2.countNonZero(far)]
+    if min(totals) < _LEAST_PIXELS:
+        return np.full((bins, bins, bins), NO_EVIDENCE, np.float32)
+    density = np.stack(
         [
-            np.bincount(cells[core != 0], minlength=bins**3),
-            np.bincount(cells[far], minlength=bins**3),
+            cv2.calcHist([pixels], _ALL, side, [bins] * 3, _RANGES) / np.float32(total)
+            for side, total in zip((core, far), totals, strict=True)
         ]
-    ).astype(np.float32)
-    totals = counts.sum(axis=1, keepdims=True)
-    if totals.min() < _LEAST_PIXELS:
-        return np.full(bins**3, NO_EVIDENCE, np.uint8)
-    density = _smooth((counts / totals).reshape(2, bins, bins, bins)).reshape(2, -1)
-    density += np.float32(_FLOOR / bins**3)
-    ratio = np.log(density[0] / density[1])
-    levels = np.rint(NO_EVIDENCE + _STEPS_PER_NAT * ratio)
-    return np.asarray(np.clip(levels, 0, 255), np.uint8)
-
-
-def _cells(pixels: UInt8Array, bins: int) -> npt.NDArray[np.int32]:
-    """The number of the histogram's cell of each colour."""
-    shift = 8 - (bins.bit_length() - 1)
-    small = (pixels >> shift).astype(np.int32)
-    return np.asarray((small[..., 0] * bins + small[..., 1]) * bins + small[..., 2])
+    )
+    density = _smooth(density) + np.float32(_FLOOR / bins**3)
+    levels = np.rint(NO_EVIDENCE + _STEPS_PER_NAT * np.log(density[0] / density[1]))
+    return np.asarray(np.clip(levels, 0, 255), np.float32)
 
 
 def _smooth(histograms: Float32Array) -> Float32Array:

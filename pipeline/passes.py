@@ -61,7 +61,7 @@ def cut_patches(
     mask: Mask,
     boxes: Int64Array,
     input_size: int,
-    colours: UInt8Array,
+    colours: Float32Array,
     object_side: int,
 ) -> UInt8Array:
     """Cut what the network sees at boxes of one instance.
@@ -81,9 +81,10 @@ def cut_patches(
     plain = crop_patches(image, mask, boxes, input_size, PatchSettings())
     patches = np.empty((*plain.shape[:3], CHANNELS), np.uint8)
     patches[..., :4] = plain
-    patches[..., 4] = look_up(colours, plain[..., :3])
     for patch, cut in zip(patches, plain, strict=True):
-        patch[..., 5] = patch_evidence(cut[..., :3], cut[..., 3] != 0)
+        pixels = np.asarray(cv2.cvtColor(cut, cv2.COLOR_RGBA2RGB), np.uint8)
+        patch[..., 4] = look_up(colours, pixels)
+        patch[..., 5] = patch_evidence(pixels, cut[..., 3] != 0)
     if len(boxes):
         patches[..., 6] = scale_level(int(boxes[0, 2] - boxes[0, 0]) / object_side)
     return patches

@@ -48,9 +48,9 @@ def test_colours_never_seen_say_nothing():
     image, truth = red_on_green()
     table = object_colours(image, Mask.from_array(truth))
 
-    unseen = look_up(table, np.full((1, 3), (20, 20, 250), np.uint8))
+    unseen = look_up(table, np.full((1, 1, 3), (20, 20, 250), np.uint8))
 
-    assert abs(int(unseen[0]) - NO_EVIDENCE) <= 8
+    assert abs(int(unseen[0, 0]) - NO_EVIDENCE) <= 8
 
 
 def test_an_object_of_a_few_pixels_gives_no_evidence():
@@ -60,7 +60,7 @@ def test_an_object_of_a_few_pixels_gives_no_evidence():
 
     table = object_colours(image, Mask.from_array(mask))
 
-    assert table.shape == (OBJECT_BINS**3,)
+    assert table.shape == (OBJECT_BINS,) * 3
     assert (table == NO_EVIDENCE).all()
 
 
