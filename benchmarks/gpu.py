@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, metavar="N")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
-    parser.add_argument("--nms-iou", type=float, default=PatchSettings.nms_iou)
+    parser.add_argument("--nms-iou", type=float, help="instead of the weights' own")
     parser.add_argument("--float32", action="store_true", help="instead of bfloat16")
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
@@ -122,9 +122,8 @@ def main() -> None:
         work = Path(folder)
         num_instances = write_workload(work, WorkloadSettings(num_images=arguments.images))
         started = time.perf_counter()
-        plans = _plans(
-            work, PatchSettings(patch_size=model.config.patch_size, nms_iou=arguments.nms_iou)
-        )
+        settings = PatchSettings.of_weights(model.config, arguments.nms_iou)
+        plans = _plans(work, settings)
         reading = time.perf_counter() - started
         num_patches = sum(planned.num_patches for planned in plans)
         hardware = torch.cuda.get_device_name() if device.is_gpu else "CPU"
@@ -161,7 +160,7 @@ def main() -> None:
             *("--images", str(work / "images"), "--out", str(work / "refined")),
             *("--device", device.name, "--weights", arguments.weights, "--overwrite"),
             *("--backend", "torch" if arguments.float32 else "torch-bf16"),
-            *("--nms-iou", str(arguments.nms_iou)),
+            *("--nms-iou", str(settings.nms_iou)),
         ]
         with Utilisation() as used:
             started = time.perf_counter()

@@ -75,12 +75,9 @@ def read_kinds(data: Path, only: Sequence[str], every: int) -> Iterator[tuple[st
 class Network:
     """Weights as a method that also counts its patches."""
 
-    def __init__(self, weights: str, backend: str, nms_iou: float) -> None:
+    def __init__(self, weights: str, backend: str, nms_iou: float | None) -> None:
         network = load_network(weights, device="cpu", backend=backend)
-        config = network.config
-        self._settings = PatchSettings(
-            patch_size=config.patch_size, padding=config.padding, nms_iou=nms_iou
-        )
+        self._settings = PatchSettings.of_weights(network.config, nms_iou)
         self._runner = network.runner(network.batch_size)
         self.patches = 0
 
@@ -184,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", nargs="*", default=[], help="names or files, one row each")
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--nms-iou", type=float, default=PatchSettings.nms_iou)
+    parser.add_argument("--nms-iou", type=float, help="instead of the weights' own")
     parser.add_argument("--rivals", action="store_true", help="GrabCut and the guided filter too")
     parser.add_argument("--only", nargs="*", default=[], help="val/maskhead ...: these kinds")
     parser.add_argument("--every", type=int, default=1, help="take every so manieth object")

@@ -69,15 +69,16 @@ class Cost:
 def cost(weights: str, data: Data) -> Cost:
     """Refine the workload on one thread."""
     timed = Timed(load_predictor(weights, "cpu", num_threads=1))
-    size = timed.predictor.config.patch_size
-    make = ChainRunner if size == "passes" else HostRunner
+    config = timed.predictor.config
+    settings = PatchSettings.of_weights(config)
+    make = ChainRunner if config.patch_size == "passes" else HostRunner
     job = CityscapesJob(data.predictions, data.images, Path(tempfile.gettempdir()) / "unused")
     total, instances = 0.0, 0
     for key in tuple(job.keys()):
         loaded = job.read(key)
         runner = make(timed, DEFAULT_BATCH_SIZE)
         started = time.process_time()
-        planned = plan(loaded.image, loaded.prediction, PatchSettings(patch_size=size))
+        planned = plan(loaded.image, loaded.prediction, settings)
         for answer in predict([planned], runner):
             merge(answer)
         total += time.process_time() - started

@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger().setLevel(logging.ERROR)  # the quantizer gives advice
     data, every = arguments.data, arguments.every
     model = load_model(arguments.weights)
-    settings = PatchSettings(patch_size=model.config.patch_size, padding=model.config.padding)
+    settings = PatchSettings.of_weights(model.config)
     pairs = {
         kind: list(read_pairs(data / "val_predictions" / kind, data / "val"))[::every]
         for kind in KINDS

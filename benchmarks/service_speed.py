@@ -85,13 +85,12 @@ def call_library(work: Path, path: Path, predictor: LoadedPredictor) -> int:
     parsed = cityscapes.parse_prediction_file(path, path.parent)
     image = read_image(work / "images" / f"{cityscapes.image_stem(path)}.png").pixels
     instances = cityscapes.read_instances(parsed)
-    config = predictor.config
     prediction = Prediction((image.shape[0], image.shape[1]), instances)
     refined = refine(
         image,
         prediction,
         HostRunner(predictor),
-        PatchSettings(patch_size=config.patch_size, padding=config.padding),
+        PatchSettings.of_weights(predictor.config),
     )
     return sum(len(rle.encode(instance.mask)["counts"]) for instance in refined.instances)
 

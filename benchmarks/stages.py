@@ -281,7 +281,7 @@ def main() -> None:
             dense,
             PatchSettings(patch_size=size, nms_iou=baseline.nms_iou),
         ),
-        Case("default", weights, PatchSettings(patch_size=size)),
+        Case("default", weights, PatchSettings.of_weights(best.config)),
     ]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

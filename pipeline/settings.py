@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from bpr.refiner.model_config import PatchSize
+from bpr.refiner.model_config import ModelConfig, PatchSize
 
 MAX_PATCH_SIZE = 1024  # pixels; the suppression of larger ones would take gigabytes
 
+PASSES_NMS_IOU = 0.3
+"""`nms_iou` of weights that refine in several passes, where nothing is set: with 0.45 they need
+four tenths more patches and make no better masks (LOG.md, 2026-12-01)."""
 
 Overlaps = Literal["avoid", "keep", "resolve"]
 """What becomes of pixels that several refined masks claim; see `PatchSettings.overlaps`."""
@@ -41,7 +44,7 @@ class PatchSettings:
         *,
         default_size: PatchSize,
         default_padding: int,
-        nms_iou: float,
+        nms_iou: float | None,
         compat: bool,
     ) -> PatchSettings:
         """The settings that a user asks for, with the defaults of the weights.
@@ -51,18 +54,33 @@ class PatchSettings:
             padding: pixels; None takes `default_padding`.
             default_size: of the weights.
             default_padding: of the weights.
-            nms_iou: see the field.
+            nms_iou: see the field; None takes PASSES_NMS_IOU where there are several passes, else
+                the field's default.
             compat: see the field.
 
         Raises:
             ValueError: a value out of range.
         """
         asked = default_size if patch_size is None else patch_size
+        if nms_iou is None:
+            nms_iou = PASSES_NMS_IOU if asked == "passes" else cls.nms_iou
         return cls(
             patch_size=None if asked == "auto" else cast(PatchSize, asked),
             padding=default_padding if padding is None else padding,
             nms_iou=nms_iou,
             compat=compat,
+        )
+
+    @classmethod
+    def of_weights(cls, config: ModelConfig, nms_iou: float | None = None) -> PatchSettings:
+        """What weights were made for; `nms_iou` as for `chosen`."""
+        return cls.chosen(
+            None,
+            None,
+            default_size=config.patch_size,
+            default_padding=config.padding,
+            nms_iou=nms_iou,
+            compat=False,
         )
 
     def __post_init__(self) -> None:

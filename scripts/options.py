@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bpr._extras import needs_extra
 from bpr.pipeline.files import object_path
 from bpr.pipeline.formats.images import MAX_PIXELS
-from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.settings import PASSES_NMS_IOU, PatchSettings
 from bpr.refiner.model_config import PatchSize
 from bpr.refiner.predictor import BACKENDS, DEVICES
 
@@ -65,11 +65,14 @@ def add_network_options(group: argparse._ArgumentGroup) -> None:
     """Where and how a network runs, and which patches it sees."""
     group.add_argument("--device", choices=DEVICES, default="auto")
     group.add_argument("--backend", choices=BACKENDS, default="auto")
-    add_patch_options(group, PatchSettings.nms_iou, "that of the weights")
+    add_patch_options(group, None, "that of the weights")
 
 
-def add_patch_options(group: argparse._ArgumentGroup, nms_iou: float, patch_size: str) -> None:
+def add_patch_options(
+    group: argparse._ArgumentGroup, nms_iou: float | None, patch_size: str
+) -> None:
     """Which patches are cut; the defaults are the command's own."""
+    several = f"{PASSES_NMS_IOU:g} for weights of several passes, else {PatchSettings.nms_iou:g}"
     group.add_argument(
         "--patch-size",
         type=_patch_size,
@@ -90,7 +93,7 @@ def add_patch_options(group: argparse._ArgumentGroup, nms_iou: float, patch_size
         default=nms_iou,
         metavar="IOU",
         help="of patches that overlap by this much or more, only one is kept; lower is faster "
-        "(default: %(default)s)",
+        f"(default: {several if nms_iou is None else nms_iou})",
     )
 
 

@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from bpr.pipeline.host import DEFAULT_BATCH_SIZE
-from bpr.pipeline.settings import PatchSettings
+from bpr.pipeline.settings import PASSES_NMS_IOU, PatchSettings
 from bpr.refiner.model_config import PatchSize, default_weights
 from bpr.refiner.predictor import BACKENDS
 
@@ -66,9 +66,10 @@ class ServiceSettings(BaseSettings):
         None,
         description="pixels around a patch that the network also sees; unset: that of the weights",
     )
-    nms_iou: float = Field(
-        PatchSettings.nms_iou,
-        description="of patches that overlap by this much or more, only one is kept",
+    nms_iou: float | None = Field(
+        None,
+        description="of patches that overlap by this much or more, only one is kept; unset: "
+        f"{PASSES_NMS_IOU:g} for weights of several passes, else {PatchSettings.nms_iou:g}",
     )
     compat: bool = Field(
         False, description="cut and merge patches exactly as the authors' code does"

@@ -60,7 +60,7 @@ class JobSpec(BaseModel):
     batch_size: int
     patch_size: int | Literal["auto"] | None
     padding: int | None
-    nms_iou: float
+    nms_iou: float | None
     compat: bool
     ray_address: str | None
 
