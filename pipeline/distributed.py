@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -33,6 +34,7 @@ from bpr.pipeline.settings import PatchSettings
 RETRIES = 2  # of a task whose process or machine died
 BYTES_PER_IMAGE = 64_000_000  # 2048 x 1024 RGB with masks, and logits of 565 patches of 128 px
 SECONDS_TO_TIDY_UP = 10.0
+SECONDS_TO_RESTART = 120.0  # until an actor that died counts as lost
 WAITING_PER_CPU = 2  # tasks submitted for each core: the next one is there when one ends
 _LOST = (
     exceptions.WorkerCrashedError,
@@ -288,7 +290,7 @@ class _Refinement:
         if self._suspects and not any(self._busy):
             step = self._suspects.popleft()
             self._is_tried_alone = True
-            _value(self._actors[0].load.remote())  # waits until the actor is there again
+            _wait_for(self._actors[0])
             self._predict(replace(step, attempt=step.attempt + 1), 0)
         elif not self._suspects and not self._is_tried_alone:
             while self._ready:
@@ -299,6 +301,20 @@ class _Refinement:
         self._busy[actor] += 1
         done, answer = self._actors[actor].predict.remote(step.planned)
         self._steps[done] = replace(step, kind="predict", answer=answer, actor=actor)
+
+
+def _wait_for(actor: Any) -> None:
+    """Wait until an actor whose process died is there again: seconds on a busy machine."""
+    end = time.monotonic() + SECONDS_TO_RESTART
+    while time.monotonic() < end:
+        try:
+            ray.get(actor.load.remote())
+        except exceptions.ActorUnavailableError:
+            time.sleep(0.5)
+        except _LOST:
+            return
+        else:
+            return
 
 
 def _call_off(tasks: list[Any]) -> None:
