@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bpr.pipeline.batch.job import Job, Loaded
-from bpr.pipeline.batch.journal import AnyJournal
+from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.output_folder import OutputFolder
+from bpr.pipeline.batch.wrapped_job import WrappedJob
 from bpr.pipeline.files import write_atomically
 from bpr.pipeline.formats.images import encode_soft_mask
 from bpr.pipeline.instance import Prediction
@@ -21,7 +21,7 @@ def soft_folder(out: Path) -> Path:
     return out.with_name(f"{out.stem}_{_SOFT}") if out.suffix else out / _SOFT
 
 
-class SoftJob:
+class SoftJob(WrappedJob[Job]):
     """Does what another job does, and writes `<key>_<n>.png` for the n-th mask of each image.
 
     Args:
@@ -30,33 +30,16 @@ class SoftJob:
     """
 
     def __init__(self, job: Job, folder: Path) -> None:
-        self._job, self._folder = job, folder
-        self.source, self.work, self.report = job.source, job.work, job.report
-
-    @property
-    def remarks(self) -> Sequence[str]:
-        """Those of the job."""
-        return self._job.remarks
-
-    def keys(self) -> Sequence[str]:
-        """Those of the job."""
-        return self._job.keys()
+        super().__init__(job)
+        self._folder = folder
 
     def part(self, key: str) -> SoftJob:
         """The job with one image."""
         return SoftJob(self._job.part(key), self._folder)
 
-    def stamp(self, key: str) -> str:
-        """That of the job."""
-        return self._job.stamp(key)
-
-    def read(self, key: str) -> Loaded:
-        """As the job does."""
-        return self._job.read(key)
-
     def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
         """Write the prediction, then its probabilities."""
-        entry = self._job.write(key, source, prediction)
+        entry = super().write(key, source, prediction)
         stem = PurePosixPath(key).with_suffix("").as_posix()
         digests = {
             name: write_atomically(self._folder / name, encode_soft_mask(soft), self.work)
@@ -71,16 +54,4 @@ class SoftJob:
     def is_written(self, entry: Mapping[str, Any]) -> bool:
         """The job's files and the probabilities are there."""
         are_there = OutputFolder(self._folder).holds(entry.get(_SOFT, {}))
-        return _SOFT in entry and are_there and self._job.is_written(entry)
-
-    def leaves_files(self, entry: Mapping[str, Any]) -> bool:
-        """As the job says."""
-        return self._job.leaves_files(entry)
-
-    def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
-        """As the job does."""
-        self._job.finish(journal, failed)
-
-    def existing_output(self) -> Path | None:
-        """That of the job."""
-        return self._job.existing_output()
+        return _SOFT in entry and are_there and super().is_written(entry)
