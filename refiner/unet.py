@@ -32,7 +32,7 @@ _ENCODER = "tf_efficientnet_lite0"
 
 
 class PatchUNet(nn.Module):
-    """Predicts the object in a patch, and how far the patch's masks are off.
+    """Predicts the object in a patch.
 
     Its stem takes the colours as ImageNet's encoder does; the other channels start small.
     """
@@ -53,34 +53,23 @@ class PatchUNet(nn.Module):
             width = out
         self.decoder = nn.ModuleList(blocks)
         self.classifier = nn.Conv2d(width, 1, 1)
-        self.judge = nn.Sequential(
-            nn.Conv2d(widths[-1] + DECODER_WIDTHS[1], 64, 1), nn.ReLU(), nn.Conv2d(64, 2, 1)
-        )
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict logits and errors.
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Predict logits.
 
         Args:
             inputs: (N, 7, S, S) float from `normalise`, S a multiple of 32.
 
         Returns:
-            Logits (N, S, S) of the object, and (N, 2): the logarithm of the expected error of
-            the mask that came in and of the one that goes out, each as the number of wrong
-            pixels by the patch's side.
+            (N, S, S) logits of the object.
         """
         features = self.encoder(inputs)
         skips = [*reversed(features[:-1]), self.detail(inputs)]
         hidden = features[-1]
-        middle = hidden
-        for level, (block, skip) in enumerate(zip(self.decoder, skips, strict=True)):
+        for block, skip in zip(self.decoder, skips, strict=True):
             hidden = block(torch.cat([_enlarge(hidden), skip], dim=1))
-            if level == 1:
-                middle = hidden
-        logits = self.classifier(hidden)[:, 0]
-        pooled = torch.cat(
-            [features[-1].mean((2, 3), keepdim=True), middle.mean((2, 3), keepdim=True)], dim=1
-        )
-        return logits, self.judge(pooled)[:, :, 0, 0]
+        logits: Tensor = self.classifier(hidden)[:, 0]
+        return logits
 
     def object_logits(self, patches: Tensor) -> Tensor:
         """(N, S, S, 7) uint8 as for `normalise` -> (N, S, S) logits of the object."""
@@ -88,7 +77,7 @@ class PatchUNet(nn.Module):
 
     def logits_from(self, inputs: Tensor) -> Tensor:
         """(N, 7, S, S) from `normalise` -> (N, S, S) float32 logits of the object."""
-        logits: Tensor = self(inputs)[0].float()
+        logits: Tensor = self(inputs).float()
         return logits
 
 

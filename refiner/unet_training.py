@@ -28,7 +28,6 @@ from bpr._training_run import (
 from bpr.refiner.unet import PatchUNet, normalise
 
 IGNORE = 255  # target value without a loss
-LEAST_ERROR = 0.05  # wrong pixels by the patch's side: smaller errors are alike to the judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,6 @@ class UNetRecipe:
     weight_decay: float = 0.02
     clip_norm: float = 2.0
     average_decay: float = 0.998  # of the running average that is kept
-    judge_weight: float = 0.1  # of its loss
     log_every: int = 50  # steps
     average_every: int = 100  # steps; how old the average may be that loaders roll out
     bfloat16: bool = False  # forward passes
@@ -133,7 +131,7 @@ class UNetTrainer:
         log = self.folder / "log.csv"
         forget_rows_after(log, self.step)
         self.network.train()
-        sums, since = torch.zeros(4, device=self._device), time.perf_counter()
+        sums, since = torch.zeros(3, device=self._device), time.perf_counter()
         seen = steps = 0
         with stop_on_signals() as stop:
             remaining = iter(batches)  # loader processes inherit what signals do
@@ -143,7 +141,7 @@ class UNetTrainer:
                 seen, steps = seen + len(patches), steps + 1
                 self.step += 1
                 if self.step % self.recipe.log_every == 0:
-                    names = ("loss", "error", "coarse_error", "judge")
+                    names = ("loss", "error", "coarse_error")
                     row: dict[str, float] = {"step": self.step}
                     row |= dict(zip(names, (sums / steps).tolist(), strict=True))
                     row |= {"learning_rate": self.recipe.rate_at(self.step)}
@@ -170,24 +168,19 @@ class UNetTrainer:
         known = targets != IGNORE
         truth = (targets == 1).float()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-            logits, judged = self.network(normalise(patches))
-        logits, judged = logits.float(), judged.float()
-        pixels = functional.binary_cross_entropy_with_logits(logits, truth, known.float())
+            logits = self.network(normalise(patches))
+        logits = logits.float()
+        loss = functional.binary_cross_entropy_with_logits(logits, truth, known.float())
         with torch.no_grad():
             side = targets.shape[-1]
             wrong_before = (((patches[..., 3] != 0) != (targets == 1)) & known).sum((1, 2)) / side
             wrong_after = (((logits > 0) != (targets == 1)) & known).sum((1, 2)) / side
-            errors = torch.stack([wrong_before, wrong_after], dim=1)
-        judge = functional.smooth_l1_loss(judged, torch.log(errors + LEAST_ERROR))
-        loss = pixels + self.recipe.judge_weight * judge
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self._update_average()
-        return torch.stack(
-            [pixels.detach(), errors[:, 1].mean(), errors[:, 0].mean(), judge.detach()]
-        )
+        return torch.stack([loss.detach(), wrong_after.mean(), wrong_before.mean()])
 
     @torch.no_grad()
     def _update_average(self) -> None:
