@@ -54,21 +54,27 @@ class Pass:
 
 
 PASSES = (
-    Pass(share=0.7, looks=True, first=Bounds(error=0.03, gain=0.007, ratio=1.1), later=Bounds()),
-    Pass(share=0.35, looks=True, first=Bounds(error=0.012, gain=0.005, ratio=1.45), later=Bounds()),
+    Pass(share=0.7, looks=True, first=Bounds(error=0.012, gain=0.007, ratio=1.05), later=Bounds()),
+    Pass(
+        share=0.35,
+        looks=True,
+        first=Bounds(error=0.009, gain=0.003, ratio=1.5, moved=0.8),
+        later=Bounds(error=0.006, moved=0.2),
+    ),
     Pass(
         share=0.12,
-        first=Bounds(gain=0.001, ratio=1.15, moved=0.6),
-        later=Bounds(ratio=1.03),
+        first=Bounds(gain=0.001, ratio=1.2, moved=0.4),
+        later=Bounds(ratio=1.06),
     ),
     Pass(share=0.07, first=Bounds(), later=Bounds(), least_side=250),
 )
 """From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
 
-LARGEST_SPECK = 0.01  # of the object's area
-"""Smaller islands and holes that a wide pass makes are dropped: colours alone made most of them."""
+LARGEST_ISLAND, LARGEST_HOLE = 0.2, 0.01  # of the object's area
+"""Smaller islands and holes that a wide pass makes are dropped: colours alone made most of them, and
+most islands are other objects of the same colours."""
 
-MARGIN = 0.1
+MARGIN = 0.15
 """Of narrow passes (`passes.outcome`) where no wide one was kept: such a mask is nearly right."""
 
 NARROWER = 0.8  # of the last pass's patch size at most
@@ -127,7 +133,9 @@ class Chain:
         margin = 0.0 if self._pass.looks or self._has_moved else MARGIN
         found = outcome(self.mask, self.boxes, patch_probabilities(logits, size, 0), margin)
         if self._pass.looks:
-            found = replace(found, mask=without_specks(self.mask, found.mask, LARGEST_SPECK))
+            found = replace(
+                found, mask=without_specks(self.mask, found.mask, LARGEST_ISLAND, LARGEST_HOLE)
+            )
         bounds = self._pass.later if self._was_kept else self._pass.first
         if is_kept(found, bounds, long_side(self.mask)):
             self.mask, self.soft, self._was_kept = found.mask, found.soft, True

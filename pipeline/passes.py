@@ -136,7 +136,7 @@ def outcome(
     )
 
 
-def without_specks(before: Mask, after: Mask, largest: float) -> Mask:
+def without_specks(before: Mask, after: Mask, island: float, hole: float) -> Mask:
     """Drop small islands and holes that are new.
 
     An island is a connected part of `after` without a pixel of `before`; a hole is a connected
@@ -145,7 +145,8 @@ def without_specks(before: Mask, after: Mask, largest: float) -> Mask:
     Args:
         before: mask that a pass got; not empty.
         after: mask that it made of it.
-        largest: area of what is dropped, below this share of the area of `before`.
+        island: area of islands that are dropped, below this share of the area of `before`.
+        hole: the same for holes.
     """
     if after.is_empty:
         return after
@@ -154,9 +155,8 @@ def without_specks(before: Mask, after: Mask, largest: float) -> Mask:
     x1, y1 = windows[:, 2:].max(axis=0).tolist()
     box = grow((x0, y0, x1, y1), 1, before.size)
     old, new = before.read(box), after.read(box)
-    least = largest * before.area
-    new = _without_new_parts(old, new, least)
-    new = ~_without_new_parts(~old, ~new, least)
+    new = _without_new_parts(old, new, island * before.area)
+    new = ~_without_new_parts(~old, ~new, hole * before.area)
     return Mask.from_array(new, box[:2], before.size)
 
 

@@ -244,6 +244,6 @@ def test_small_islands_and_holes_that_are_new_are_dropped():
     expected[10:15, 10:15] = False
     expected[100:105, 100:105] = True
 
-    cleaned = without_specks(Mask.from_array(before), Mask.from_array(after), 0.01)
+    cleaned = without_specks(Mask.from_array(before), Mask.from_array(after), 0.05, 0.01)
 
     assert np.array_equal(cleaned.to_array(), expected)
