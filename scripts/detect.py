@@ -1,4 +1,4 @@
-"""Find instances in a folder of images with a detector.
+"""Find instances in images with a detector.
 
 bpr detect photos --weights lite --score 0.3 --out predictions
 """
@@ -34,7 +34,10 @@ REFINED = Counted("detected", ("instances", "patches", "changed_pixels"))
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `bpr detect`."""
     parser.add_argument(
-        "images", type=parse_path, metavar="IMAGES", help="folder of images, subfolders included"
+        "images",
+        type=parse_path,
+        metavar="IMAGES",
+        help="folder of images, subfolders included, or one image",
     )
     parser.add_argument(
         "--weights",
@@ -121,8 +124,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.images, detector.categories, arguments.out, max_pixels=arguments.max_pixels
     )
     if arguments.pictures is not None:
-        if arguments.pictures.resolve() == arguments.images.resolve():
-            raise ValueError(f"--pictures: expected another folder than {arguments.images}")
+        images: Path = arguments.images
+        folder = images.parent if images.is_file() else images
+        if arguments.pictures.resolve() == folder.resolve():
+            raise ValueError(f"--pictures: expected another folder than {folder}")
         job = DrawnJob(job, detector.categories, arguments.pictures)
     refinement, refined_by = _refinement(arguments)
     header = {

@@ -9,7 +9,7 @@ import torch
 from bpr.detector.build import build_detector
 from bpr.detector.categories import CITYSCAPES, Categories
 from bpr.detector.checkpoints import DetectorInfo, save_detector
-from bpr.detector.presets import PRESETS
+from bpr.detector.presets import PRESETS, change_preset
 from bpr.refiner.checkpoints import save_model
 from bpr.refiner.model_config import ModelConfig
 from bpr.refiner.network import PatchNetwork, object_logits
@@ -36,6 +36,19 @@ def save_random_network(path: Path, patch_size: int | None = INPUT_SIZE) -> Path
         architecture="hrnet18s", input_size=INPUT_SIZE, patch_size=patch_size, data="noise"
     )
     save_model(path, network, config, half=False)
+    return path
+
+
+def save_keypoint_detector(path: Path) -> Path:
+    """A detector of persons with COCO's 17 points and random weights."""
+    changes = {"keypoints": 17}
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = build_detector(change_preset(PRESETS["lite"], changes), 1)
+        last = model.roi_heads.mask_branch.mask_predictor.mask_fcn_logits
+        torch.nn.init.normal_(last.weight, std=1.0)
+    info = DetectorInfo(preset="lite", categories=Categories(("person",), (1,)), changes=changes)
+    save_detector(path, model, info)
     return path
 
 

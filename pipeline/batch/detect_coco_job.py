@@ -1,4 +1,4 @@
-"""A folder of images, detected into a COCO results json."""
+"""Images, detected into a COCO results json."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bpr.pipeline.instance import Prediction
 
 
 class DetectCocoJob:
-    """Reads images of a folder; keys are their ids as text.
+    """Reads an image, or those of a folder; keys are their ids as text.
 
     Records wait in the journal until all images are done: the results json appears as a whole.
 
     Args:
-        images: folder of images.
+        images: folder of images, or a single image.
         images_json: any COCO json with `images`, for the id of each file: only its images are
-            read. Without it all are, and the id is the stem: a number where it is one, plain or
-            with leading zeros to 12 digits.
+            read, and of these only `images` if that is one image. Without it all are, and the id
+            is the stem: a number where it is one, plain or with leading zeros to 12 digits.
         out: results json to write.
         max_pixels: refuse larger images.
 
@@ -49,7 +49,7 @@ class DetectCocoJob:
         self.work = out.parent / f".{out.name}.bpr"
         self.report = out.with_name(f"{out.stem}.report.json")
         refuse_to_overwrite([self.out, self.report], [images_json] if images_json else [])
-        self._index = ImageIndex(images)
+        self._index = ImageIndex.of_photographs(images)
         self._entries = coco.load_images(images_json) if images_json else None
         self._ids: dict[str, Any] = {}  # as the json has them, by their text
         self._paths: dict[str, Path] = {}
@@ -57,6 +57,10 @@ class DetectCocoJob:
             self._ids = {image_id: entry.raw_id for image_id, entry in self._entries.items()}
             if not self._ids:
                 raise ValueError(f"{images_json}: expected images, got none")
+            if images.is_file():
+                self._ids = {key: raw for key, raw in self._ids.items() if self._is_found(key)}
+                if not self._ids:
+                    raise ValueError(f"{images_json}: expected an entry for {images}, got none")
             return
         for path in self._index.files():
             image_id = _image_id(path.stem)
@@ -127,6 +131,13 @@ class DetectCocoJob:
     def existing_output(self) -> Path | None:
         """The first file that a run would overwrite."""
         return next((path for path in (self.out, self.report) if path.exists()), None)
+
+    def _is_found(self, key: str) -> bool:
+        try:
+            self._path(key)
+        except ValueError:
+            return False
+        return True
 
     def _path(self, key: str) -> Path:
         if self._entries is None:

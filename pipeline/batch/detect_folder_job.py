@@ -1,4 +1,4 @@
-"""A folder of images, detected into a Cityscapes prediction folder."""
+"""Images, detected into a Cityscapes prediction folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bpr.pipeline.instance import Prediction
 
 
 class DetectFolderJob:
-    """Reads images below a folder; keys are their relative paths.
+    """Reads an image, or all below a folder; keys are their relative paths.
 
     `<folder>/<stem>.*` becomes `<folder>/<stem>_pred.txt` and a PNG for each instance.
 
     Args:
-        images: folder of images, subfolders included.
+        images: folder of images, subfolders included, or a single image.
         categories: names by label.
         out: folder for the predictions; images in it are results and not read.
         max_pixels: refuse larger images.
 
     Raises:
-        ValueError: the folder is missing or empty, or the same as the other.
+        ValueError: the images are missing, or `out` is their folder or image.
     """
 
     def __init__(
@@ -40,12 +40,14 @@ class DetectFolderJob:
         *,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if out.resolve() == images.resolve():
+        folder = images.parent if images.is_file() else images
+        if out.resolve() == folder.resolve():
             raise ValueError(f"{out}: expected another folder than the images")
         self.source, self._categories, self._out = images, categories, OutputFolder(out)
         self.work, self.report = self._out.work, self._out.report
-        self._index, self._max_pixels = ImageIndex(images, without=out), max_pixels
-        self._paths = {path.relative_to(images).as_posix(): path for path in self._index.files()}
+        self._index = ImageIndex.of_photographs(images, without=out)
+        self._max_pixels = max_pixels
+        self._paths = {path.relative_to(folder).as_posix(): path for path in self._index.files()}
         self._images_of = Counter(map(_text_file, self._paths))
 
     @property

@@ -59,6 +59,31 @@ class ImageIndex:
             also = f"; {self.passed_over}" if self.passed_over else ""
             raise ValueError(f"{folder}: expected images ({_suffixes()}), found none{also}")
 
+    @classmethod
+    def of_photographs(cls, source: Path, without: Path | None = None) -> ImageIndex:
+        """The images of a folder, or a single image.
+
+        Args:
+            source: the folder or the image.
+            without: as in `ImageIndex`.
+
+        Raises:
+            ValueError: the source is missing, a file of another kind, or a folder without images.
+        """
+        if source.is_dir():
+            return cls(source, without)
+        if not source.exists():
+            raise ValueError(f"{source}: expected an image or a folder of images, found none")
+        if source.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError(
+                f"{source}: expected an image ({_suffixes()}) or a folder of images, "
+                "got another file"
+            )
+        index = cls.__new__(cls)
+        index.folder, index._passed_over = source.parent, Counter()
+        index._by_fold = {fold(source.name): [source]}
+        return index
+
     @property
     def passed_over(self) -> str:
         """The files that could be images of a kind that is not read, in words; nothing without."""

@@ -25,7 +25,7 @@ from bpr.pipeline.formats import cityscapes
 from bpr.pipeline.formats.images import read_image, read_mask
 from bpr.scripts.main import main
 from tests.datasets import digests
-from tests.networks import save_random_detector, save_random_network
+from tests.networks import save_keypoint_detector, save_random_detector, save_random_network
 from tests.pipeline.evaluation.datasets import make_dataset
 from tests.pipeline.evaluation.published import cityscapes_printed
 from tests.systems import needs_signals
@@ -212,6 +212,71 @@ def test_coco_results_are_taken_by_pycocotools(scenes, weights, tmp_path):
     assert {record["category_id"] for record in records} <= set(CITYSCAPES.values())
 
 
+def test_one_image_gives_what_its_folder_gives_for_it(scenes, weights, tmp_path, capsys):
+    images = first_images(scenes, tmp_path / "images")
+    image = sorted(images.iterdir())[1]
+    (images / "notes.txt").write_text("nothing")
+    assert detect(images, weights, tmp_path / "all") == 0
+    capsys.readouterr()
+    assert detect(image, weights, tmp_path / "one") == 0
+    assert "1 of 1 images detected" in capsys.readouterr().out
+    one, whole = digests(tmp_path / "one"), digests(tmp_path / "all")
+    assert f"{image.stem}_pred.txt" in one
+    of_image = {name for name in whole if name.startswith(f"{image.stem}_")}
+    assert {name: one[name] for name in of_image} == {name: whole[name] for name in of_image}
+    assert {name for name in one if name.endswith((".png", ".txt"))} == of_image
+
+
+def test_one_image_keeps_its_id_in_coco_results(scenes, weights, tmp_path, capsys):
+    images = first_images(scenes, tmp_path / "images")
+    image, other = sorted(images.iterdir())
+    names = tmp_path / "images.json"
+    content = [{"id": 7, "file_name": other.name}, {"id": 8, "file_name": image.name}]
+    names.write_text(json.dumps({"images": content}))
+    out = tmp_path / "out.json"
+    assert detect(image, weights, out, "--images-json", names) == 0
+    records = json.loads(out.read_text())
+    assert {record["image_id"] for record in records} == {8}
+    names.write_text(json.dumps({"images": content[:1]}))
+    assert detect(image, weights, out, "--images-json", names) == 2
+    assert f"expected an entry for {image}, got none" in capsys.readouterr().err
+
+
+def test_one_file_that_is_no_image_is_said(weights, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert detect(tmp_path / "broken.png", weights, tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "0 of 1 images detected" in said.out
+    assert "broken.png: expected an image (PNG, JPEG" in said.err
+
+
+def test_keypoints_and_unknown_fields_survive_refining(scenes, tmp_path):
+    images = first_images(scenes, tmp_path / "images", 1)
+    weights = save_keypoint_detector(tmp_path / "persons.safetensors")
+    found, refined = tmp_path / "found.json", tmp_path / "refined.json"
+    assert detect(images, weights, found) == 0
+    records = json.loads(found.read_text())
+    assert records
+    for number, record in enumerate(records):
+        assert len(record["keypoints"]) == 3 * 17
+        assert record["keypoints"][2::3] == [1.0] * 17
+        assert len(set(record["keypoints"][::3])) > 1
+        record["reviewed_by"] = {"name": "A", "round": number}
+    found.write_text(json.dumps(records))
+    network = save_random_network(tmp_path / "network.safetensors")
+    words = ["refine", found, "--images", images, "--out", refined, "--weights", network]
+    assert main([*map(str, words), "--device", "cpu"]) == 0
+    after = json.loads(refined.read_text())
+    changed = [
+        one["segmentation"] != other["segmentation"]
+        for one, other in zip(records, after, strict=True)
+    ]
+    assert any(changed)
+    for record in (*records, *after):
+        del record["segmentation"]
+    assert after == records
+
+
 def test_views_find_something_else(scenes, weights, tmp_path):
     images = first_images(scenes, tmp_path / "images", 1)
     assert detect(images, weights, tmp_path / "one") == 0
@@ -291,7 +356,11 @@ def test_a_run_that_ends_early_is_completed_to_the_same_files(scenes, weights, t
 
 WRONG = {
     "images --out=out": "the following arguments are required: --weights",
-    "none --weights=W --out=out": "none: expected a folder of images, found none",
+    "none --weights=W --out=out": "none: expected an image or a folder of images, found none",
+    "none.png --weights=W --out=o.json": "none.png: expected an image or a folder of images, found",
+    "W --weights=W --out=out": "or a folder of images, got another file",
+    "images/a.png --weights=W --out=images": "expected another folder than the images",
+    "images/a.png --weights=W --out=out --pictures=images": "expected another folder than images",
     "images --weights=none.pth --out=out": "none.pth: expected",
     "images --weights=W --out=images": "expected another folder than the images",
     "images --weights=W --out=out --score=2": "score: expected a number in [0, 1], got 2.0",
@@ -312,7 +381,7 @@ def test_a_wrong_command_is_answered_by_a_sentence_and_2(
     (tmp_path / "images").mkdir()
     Image.new("RGB", (40, 30)).save(tmp_path / "images/a.png")
     monkeypatch.chdir(tmp_path)
-    words = command.replace("=W", f"={weights}").split()
+    words = command.replace("W ", f"{weights} ").replace("=W", f"={weights}").split()
     try:
         code = main(["detect", *words])
     except SystemExit as error:  # argparse
