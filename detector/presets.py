@@ -81,8 +81,10 @@ class Preset:
     agnostic_last_stage: bool = False  # RefineMask: one mask for all categories at 112 x 112
     agnostic_masks: bool = False  # one mask for all categories, in every mask branch
     # The ablations of RefineMask, tables 3 to 7 and 13 of its paper
-    refine_stages: int = 3  # 1 to 3 after the mask of 14 x 14: 28, 56 or 112 pixels at the end
-    fusion: Literal["sfm", "conv1", "conv3"] = "sfm"  # one convolution in the place of the fusion
+    refine_stages: int = 3  # 1 to 4 after the mask of 14 x 14: 28, 56, 112 or 224 pixels
+    # in the place of the fusion module: one convolution of 1 x 1 or 3 x 3, or three of 3 x 3
+    fusion: Literal["sfm", "conv1", "conv3", "parallel"] = "sfm"
+    supervised_stages: Literal["all", "last"] = "all"  # which masks have a loss
     semantic_head: bool = True  # whether masks see the image at full resolution
     boundary_refinement: bool = True  # whether late stages redraw the boundary alone
     # The boundary band: squares as in the authors' code, or distances as in the paper's equation 1
@@ -357,8 +359,9 @@ def find_preset(name: str) -> Preset:
 
 CHANGEABLE: Mapping[str, type | tuple[Any, ...]] = {
     "agnostic_masks": (True, False),
-    "refine_stages": (1, 2, 3),
-    "fusion": ("sfm", "conv1", "conv3"),
+    "refine_stages": (1, 2, 3, 4),
+    "fusion": ("sfm", "conv1", "conv3", "parallel"),
+    "supervised_stages": ("all", "last"),
     "semantic_head": (True, False),
     "boundary_refinement": (True, False),
     "band": ("squares", "distance"),

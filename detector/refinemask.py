@@ -28,6 +28,12 @@ SIDES = (14, 28, 56, 112)
 LOSS_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 """Of the losses of these masks."""
 
+FOUR_STAGES = (*SIDES, 224)
+"""Sides of the ablation with one stage more."""
+
+FOUR_WEIGHTS = (*LOSS_WEIGHTS, 1.25)
+"""Weights of its losses. The paper does not give the last one: it continues the series."""
+
 _START = 1  # the first stage whose mask is used
 _STRIDE = LEVELS["0"]
 
@@ -81,6 +87,21 @@ class MultiBranchFusion(nn.Module):
         return merged
 
 
+class ParallelConvolutions(nn.Module):
+    """Three convolutions of 3 x 3 side by side, all of the same dilation.
+
+    The paper's table 4 only names this fusion: the three are summed, as those of the fusion module.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(ReluConv2d(inputs, outputs, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) -> (N, C', S, S)."""
+        return torch.stack([conv(x) for conv in self.convs]).sum(dim=0)
+
+
 class RefineStage(nn.Module):
     """Semantic fusion module: one mask, and the features of the next at twice the size.
 
@@ -97,9 +118,13 @@ class RefineStage(nn.Module):
             self.semantic_transform_out = ReluConv2d(channels, channels, 1)
         self.instance_logits = nn.Conv2d(channels, categories, 1)
         inputs = 2 * channels + 2 if sees_image else channels + 1
-        side = 3 if fusion == "conv3" else 1
-        first = ReluConv2d(inputs, channels, side, padding=side // 2)
-        fused = [first, MultiBranchFusion(channels)] if fusion == "sfm" else [first]
+        fused: list[nn.Module] = [ReluConv2d(inputs, channels, 1)]
+        if fusion == "sfm":
+            fused.append(MultiBranchFusion(channels))
+        elif fusion == "conv3":
+            fused = [ReluConv2d(inputs, channels, 3, padding=1)]
+        elif fusion == "parallel":
+            fused = [ParallelConvolutions(inputs, channels)]
         self.fuse_conv = nn.Sequential(*fused)
         self.fuse_transform_out = ReluConv2d(channels, channels // 2 - (2 if sees_image else 1), 1)
 
@@ -222,6 +247,7 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
         super().__init__()
         self.pool = PyramidPool(SIDES[0], "mmdetection")
         self.head = RefineMaskHead(preset, categories)
+        self._last_only = preset.supervised_stages == "last"
         self._refinement = Refinement(preset.boundary_refinement, preset.band, preset.band_width)
 
     def prepare(self, features: Mapping[str, Tensor]) -> SemanticMaps:
@@ -242,12 +268,11 @@ class RefineMaskBranch(MaskBranch[SemanticMaps]):
     def losses(self, prepared: SemanticMaps, positives: Positives) -> dict[str, Tensor]:
         """`instance_loss`, and cross entropy of where any object is."""
         logits = self.stage_logits(prepared, positives.rois, positives.labels)
-        targets = mask_targets(positives, SIDES[: len(logits)])
-        losses = {
-            "loss_instance": instance_loss(
-                logits, targets, LOSS_WEIGHTS[: len(logits)], self._refinement
-            )
-        }
+        targets = mask_targets(positives, FOUR_STAGES[: len(logits)])
+        weights = FOUR_WEIGHTS[: len(logits)]
+        if self._last_only:
+            weights = (0.0,) * (len(logits) - 1) + weights[-1:]
+        losses = {"loss_instance": instance_loss(logits, targets, weights, self._refinement)}
         if prepared.logits is not None:
             height, width = prepared.logits.shape[-2:]
             semantic = semantic_target(positives, (height, width))

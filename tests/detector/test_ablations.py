@@ -20,7 +20,9 @@ from tests.detector.conftest import scene, tiny, tiny_detector
 CHANGES = [
     ({"refine_stages": 1}, 28),
     ({"refine_stages": 2}, 56),
+    ({"refine_stages": 4, "channels": 64}, 224),
     ({"fusion": "conv1"}, 112),
+    ({"fusion": "parallel"}, 112),
     ({"fusion": "conv3"}, 112),
     ({"semantic_head": False}, 112),
     ({"boundary_refinement": False}, 112),
@@ -44,6 +46,30 @@ def test_a_detector_without_a_part_learns_and_draws(changes, side):
     with torch.no_grad():
         (found,) = model([image])
     assert found.mask_probabilities.shape[1:] == (side, side)
+
+
+def test_only_the_last_mask_has_a_loss_without_multi_stage_supervision():
+    model = tiny_detector(
+        mask_branch="refinemask", supervised_stages="last", boundary_refinement=False
+    )
+    image, target = scene()
+    model([image], [target])["loss_instance"].backward()
+    head = model.roi_heads.mask_branch.head
+    assert head.final_instance_logits.bias.grad.abs().sum() > 0
+    late = [float(stage.instance_logits.bias.grad.abs().sum()) for stage in head.stages]
+    everywhere = tiny_detector(mask_branch="refinemask", boundary_refinement=False)
+    everywhere([image], [target])["loss_instance"].backward()
+    stages = everywhere.roi_heads.mask_branch.head.stages
+    all_of_them = [float(stage.instance_logits.bias.grad.abs().sum()) for stage in stages]
+    assert all(one < other / 10 for one, other in zip(late, all_of_them, strict=True))
+
+
+def test_three_parallel_convolutions_see_as_far_as_one_of_3_x_3():
+    model = tiny_detector(mask_branch="refinemask", fusion="parallel")
+    for stage in model.roi_heads.mask_branch.head.stages:
+        (fusion,) = stage.fuse_conv
+        assert [conv.kernel_size for conv in fusion.convs] == [(3, 3)] * 3
+        assert [conv.dilation for conv in fusion.convs] == [(1, 1)] * 3
 
 
 @pytest.mark.parametrize("branch", ["fcn", "bmask", "refinemask", "simple_refinemask"])

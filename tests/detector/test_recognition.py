@@ -101,7 +101,7 @@ def test_a_configuration_may_state_them_in_a_pipeline_or_not_at_all():
     ("changes", "message"),
     [
         ({"steps": 3}, "change: expected one of agnostic_masks, .*got 'steps'"),
-        ({"refine_stages": 4}, "refine_stages: expected one of 1, 2, 3, got 4"),
+        ({"refine_stages": 5}, "refine_stages: expected one of 1, 2, 3, 4, got 5"),
         ({"agnostic_masks": 1}, "agnostic_masks: expected one of True, False, got 1"),
         ({"image_std": [1, 2]}, "image_std: expected three numbers"),
         ({"keypoints": -1}, "keypoints: expected an int >= 0, got -1"),

@@ -151,7 +151,7 @@ WRONG = {
     "--threads=0": "--threads: expected an int > 0, got 0",
     "--start-from=none.safetensors": "none.safetensors: expected a file with weights",
     "--start-from=hrnet18s": "got 'hrnet18s'",
-    "--change=refine_stages=7": "refine_stages: expected one of 1, 2, 3, got 7",
+    "--change=refine_stages=7": "refine_stages: expected one of 1, 2, 3, 4, got 7",
     "--change=refine_stages": "expected FIELD=VALUE, got 'refine_stages'",
     "--validation-images=photos": "--validation-images, --validation-ground-truth: expected both",
     "--checkpoint-minutes=0": "--checkpoint-minutes: expected a number > 0, got 0",
