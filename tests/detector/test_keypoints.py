@@ -98,10 +98,10 @@ def test_views_take_the_points_of_the_first() -> None:
 
 @pytest.mark.slow
 def test_a_handful_of_people_is_learned_by_heart(tmp_path: Path) -> None:
-    model = tiny_detector(keypoints=3, train_samples=64)
+    model = tiny_detector(keypoints=3, train_samples=16)  # the head of 8 x 512 sees few boxes
     schedule = Schedule(
         steps=150,
-        batch_size=2,
+        batch_size=1,
         learning_rate=0.01,
         drops=(120,),
         warmup_steps=20,
@@ -110,7 +110,8 @@ def test_a_handful_of_people_is_learned_by_heart(tmp_path: Path) -> None:
     )
 
     def batches():
-        yield from (people() for _ in count())
+        images, targets = people()
+        yield from ((images[:1], targets[:1]) for _ in count())
 
     DetectorTrainer(model, schedule, tmp_path, {}).run(batches())
     model.eval()
