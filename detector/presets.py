@@ -409,4 +409,12 @@ def change_preset(preset: Preset, changes: Mapping[str, Any]) -> Preset:
     for name, value in changes.items():
         kept = tuple(value) if isinstance(value, list) else value
         (of_preset if name in own else of_conventions)[name] = kept
-    return replace(preset, conventions=replace(preset.conventions, **of_conventions), **of_preset)
+    changed = replace(
+        preset, conventions=replace(preset.conventions, **of_conventions), **of_preset
+    )
+    if changed.supervised_stages == "last" and changed.boundary_refinement:
+        raise ValueError(
+            "supervised_stages: expected boundary_refinement false with 'last', because it joins "
+            "the masks of all stages"
+        )
+    return changed

@@ -71,8 +71,8 @@ PASSES = (
 """From wide to narrow. A pass is left out where it is hardly narrower than the one before."""
 
 LARGEST_ISLAND, LARGEST_HOLE = 0.2, 0.01  # of the object's area
-"""Smaller islands and holes that a wide pass makes are dropped: colours alone made most of them, and
-most islands are other objects of the same colours."""
+"""Smaller islands and holes that a wide pass makes are dropped: colours alone made most of them,
+and most islands are other objects of the same colours."""
 
 MARGIN = 0.15
 """Of narrow passes (`passes.outcome`) where no wide one was kept: such a mask is nearly right."""

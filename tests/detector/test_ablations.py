@@ -64,6 +64,11 @@ def test_only_the_last_mask_has_a_loss_without_multi_stage_supervision():
     assert all(one < other / 10 for one, other in zip(late, all_of_them, strict=True))
 
 
+def test_masks_without_a_loss_are_not_joined():
+    with pytest.raises(ValueError, match="boundary_refinement false with 'last'"):
+        change_preset(PRESETS["small"], {"supervised_stages": "last"})
+
+
 def test_three_parallel_convolutions_see_as_far_as_one_of_3_x_3():
     model = tiny_detector(mask_branch="refinemask", fusion="parallel")
     for stage in model.roi_heads.mask_branch.head.stages:
