@@ -96,8 +96,8 @@ def test(arguments: list[str]) -> int:
         ["ruff", "format", "--check", "."],
         ["ruff", "check", "."],
         ["mypy"],
-        # two processes; a file's tests share what it sets up
-        ["pytest", "--numprocesses", "2", "--dist", "loadfile", *arguments],
+        # three processes for two cores: many tests wait; a file's tests share what it sets up
+        ["pytest", "--numprocesses", "3", "--dist", "loadfile", *arguments],
     ]
     for check in checks:
         print(f"== {' '.join(check)}", flush=True)

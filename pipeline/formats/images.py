@@ -590,7 +590,8 @@ def _load_page(path: ImageFile, number: int = 0, max_pixels: int = MAX_PIXELS) -
             file = _open(path)
         with file:
             _check_pixels(path, (file.height, file.width), max_pixels)
-            num_pages = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
+            with _quiet():  # counting the pages of a TIFF reads their metadata
+                num_pages = getattr(file, "n_frames", 1) if file.format != "MPO" else 1
             if number:
                 with _quiet():
                     file.seek(number)

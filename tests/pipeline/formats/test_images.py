@@ -392,6 +392,16 @@ def test_a_header_that_claims_a_gigantic_image_is_refused_before_decoding(tmp_pa
         read_image(path)
 
 
+def test_pages_of_a_damaged_tiff_are_counted_without_a_warning(tmp_path):
+    path = tmp_path / "a.tiff"
+    Image.fromarray(smooth()).save(path)
+    content = bytearray(path.read_bytes())
+    content[8] = 255  # so many entries has the table of tags
+    path.write_bytes(content)
+    result, error = read_or_error(read_image, path)  # warnings are errors in these tests
+    assert result is not None or str(path) in error
+
+
 @quick
 @given(data=st.data(), kind=st.sampled_from(["png", "jpeg", "webp", "bmp", "tiff", "ppm"]))
 def test_a_damaged_image_gives_pixels_or_an_error_that_names_it(data, kind, tmp_path_factory):
