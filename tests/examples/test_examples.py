@@ -71,7 +71,7 @@ def address(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
-def test_the_app_refines_files_and_clicked_objects(address, tmp_path):
+def test_the_app_refines_mask_files(address, tmp_path):
     from playwright.sync_api import sync_playwright
 
     for name, content in input_files(load_demo_scenes()).items():
