@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-from bpr.pipeline.batch.job import Job, Loaded
+from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.journal import AnyJournal
-from bpr.pipeline.instance import Prediction
+from bpr.pipeline.batch.wrapped_job import WrappedJob
 
 
-class ChosenImages:
+class ChosenImages(WrappedJob[Job]):
     """The job with some of its images; what belongs to the others stays as it is.
 
     Args:
@@ -31,14 +30,14 @@ class ChosenImages:
         if not keys:
             some = ", ".join(list(job.keys())[:3])
             raise ValueError(f"--include {pattern!r}: expected some of {some} ..., found none")
-        self._job, self._keys = job, keys[:limit]
-        self.source, self.work, self.report = job.source, job.work, job.report
+        super().__init__(job)
+        self._keys = keys[:limit]
         self._others = frozenset(job.keys()) - frozenset(self._keys)
 
     @property
     def remarks(self) -> Sequence[str]:
         """Those of the job, and how many images are left out."""
-        return [*self._job.remarks, f"{len(self._others)} images are not chosen"]
+        return [*super().remarks, f"{len(self._others)} images are not chosen"]
 
     def keys(self) -> Sequence[str]:
         """The keys that are kept."""
@@ -48,22 +47,6 @@ class ChosenImages:
         """The job with one image."""
         return self._job.part(key)
 
-    def stamp(self, key: str) -> str:
-        """As in the job."""
-        return self._job.stamp(key)
-
-    def read(self, key: str) -> Loaded:
-        """As in the job."""
-        return self._job.read(key)
-
-    def write(self, key: str, source: Any, prediction: Prediction) -> Mapping[str, Any]:
-        """As in the job."""
-        return self._job.write(key, source, prediction)
-
-    def is_written(self, entry: Mapping[str, Any]) -> bool:
-        """As in the job."""
-        return self._job.is_written(entry)
-
     def leaves_files(self, entry: Mapping[str, Any]) -> bool:  # noqa: ARG002
         """Never: images that are not chosen are no failures."""
         return False
@@ -71,8 +54,4 @@ class ChosenImages:
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """As in the job; images that no run has done stay as they are."""
         undone = frozenset(key for key in self._others if key not in journal)
-        self._job.finish(journal, failed | undone)
-
-    def existing_output(self) -> Path | None:
-        """As in the job."""
-        return self._job.existing_output()
+        super().finish(journal, failed | undone)
