@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bpr._paths import AnyPath
 from bpr._replace import replace_file
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def find_weights(weights: str | Path, shipped: Path, endings: Sequence[str]) -> 
     )
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: AnyPath) -> str:
     """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

@@ -1,7 +1,6 @@
 """Files that are either there as a whole or not at all, on a disk or in an object store.
 
-A path of an object store is a `upath.UPath`: it behaves like `pathlib.Path` but does not inherit
-from it. `object_path` makes them. Here are the cases in which they differ.
+Here are the cases in which the two kinds of `AnyPath` differ.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, overload
 
 from bpr._extras import install_command
+from bpr._paths import AnyPath, is_local
 from bpr._replace import replace_file
 
 try:
@@ -29,7 +29,7 @@ WORK = ".bpr"
 """The folder inside a folder of results in which a command keeps its journal."""
 
 
-def object_path(url: str) -> Path:
+def object_path(url: str) -> AnyPath:
     """A place in an object store.
 
     Args:
@@ -54,16 +54,11 @@ def object_path(url: str) -> Path:
         raise ValueError(
             f"{url}: expected an object store that can be reached, got: {reason}"
         ) from None
-    return cast(Path, path)
-
-
-def is_local(path: Path) -> bool:
-    """A path of this machine's file systems, shared ones among them; not of an object store."""
-    return isinstance(path, Path)
+    return path
 
 
 def write_atomically(
-    path: Path, content: bytes | Iterable[bytes], partial_folder: Path | None = None
+    path: AnyPath, content: bytes | Iterable[bytes], partial_folder: AnyPath | None = None
 ) -> str:
     """Write a file under a temporary name and rename it; to an object store, put it at once.
 
@@ -81,11 +76,12 @@ def write_atomically(
             behind.
     """
     pieces = [content] if isinstance(content, bytes) else content
-    if not is_local(path):
+    folder = partial_folder or path.parent
+    if not (is_local(path) and is_local(folder)):
         return _put(path, pieces)
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    partial = (partial_folder or path.parent) / f"{uuid.uuid4().hex}.partial"
+    partial = folder / f"{uuid.uuid4().hex}.partial"
     try:
         with partial.open("xb") as file:
             for piece in pieces:
@@ -119,7 +115,7 @@ def _put(path: Any, pieces: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def read_if_there(path: Path) -> bytes | None:
+def read_if_there(path: AnyPath) -> bytes | None:
     """The content of a file; None where there is none."""
     try:
         return path.read_bytes()
@@ -128,7 +124,7 @@ def read_if_there(path: Path) -> bytes | None:
 
 
 @contextmanager
-def claimed(path: Path, what: str) -> Iterator[None]:
+def claimed(path: AnyPath, what: str) -> Iterator[None]:
     """Keep other processes out while this one works; object stores know no locks.
 
     Args:
@@ -163,7 +159,7 @@ def claim(file: IO[bytes], what: str) -> None:
         return  # some network drives know no locks
 
 
-def refuse_to_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+def refuse_to_overwrite(outputs: Iterable[AnyPath], inputs: Iterable[AnyPath]) -> None:
     """Check that nothing that a command reads is in the place of what it writes.
 
     Args:
@@ -184,7 +180,7 @@ def refuse_to_overwrite(outputs: Iterable[Path], inputs: Iterable[Path]) -> None
             )
 
 
-def stamp(path: Path) -> str:
+def stamp(path: AnyPath) -> str:
     """Tell a file's content from another without reading it: size and time of change."""
     try:
         status = path.stat()
@@ -194,7 +190,13 @@ def stamp(path: Path) -> str:
     return f"{status.st_size}:{changed}"
 
 
-def find_files(folder: Path) -> list[Path]:
+@overload
+def find_files(folder: Path) -> Sequence[Path]: ...
+@overload
+def find_files(folder: AnyPath) -> Sequence[AnyPath]: ...
+
+
+def find_files(folder: AnyPath) -> Sequence[AnyPath]:
     """All files below a folder, sorted.
 
     Links to folders are followed, but not into a folder that they lie in; hidden files and
@@ -208,7 +210,7 @@ def find_files(folder: Path) -> list[Path]:
     return sorted(_files_below(folder, frozenset()))
 
 
-def _objects_below(folder: Any) -> Iterator[Path]:
+def _objects_below(folder: Any) -> Iterator[AnyPath]:
     """One listing: object stores have no folders to walk."""
     for found in folder.fs.find(folder.path):
         name = found[len(folder.path) :].lstrip("/")

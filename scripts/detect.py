@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from bpr import __version__
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.detect import Refinement, detect_images
 from bpr.pipeline.batch.detect_coco_job import DetectCocoJob
 from bpr.pipeline.batch.detect_folder_job import DetectFolderJob
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.images, detector.categories, arguments.out, max_pixels=arguments.max_pixels
     )
     if arguments.pictures is not None:
-        images: Path = arguments.images
+        images: AnyPath = arguments.images
         folder = images.parent if images.is_file() else images
         if arguments.pictures.resolve() == folder.resolve():
             raise ValueError(f"--pictures: expected another folder than {folder}")
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _json_job(arguments: argparse.Namespace) -> ImageJob | None:
     """The job of a COCO json; None where --out is a folder."""
-    out: Path = arguments.out
+    out: AnyPath = arguments.out
     if out.suffix.lower() == ".json":
         return DetectCocoJob(
             arguments.images, arguments.images_json, out, max_pixels=arguments.max_pixels

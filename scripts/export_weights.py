@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from bpr import __version__
-from bpr.pipeline.files import is_local, write_atomically
+from bpr._paths import is_local
+from bpr.pipeline.files import write_atomically
 from bpr.refiner.checkpoints import load_model
 from bpr.refiner.export import INPUT, OUTPUT, export_onnx, export_openvino
 from bpr.scripts.options import parse_path

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bpr._extras import needs_extra
+from bpr._paths import AnyPath
 from bpr.pipeline.files import object_path
 from bpr.pipeline.formats.images import MAX_PIXELS
 from bpr.pipeline.settings import PASSES_NMS_IOU, PatchSettings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN_ITEMS = 20
 
 
-def parse_path(text: str) -> Path:
+def parse_path(text: str) -> AnyPath:
     """A path that is named; `Path("")` would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.run_batch import BatchProgress
 from bpr.scripts.main import INPUT_FAILED
 from bpr.scripts.options import print_some
 
 
 def conclude(
-    progress: BatchProgress, done: str, counted: str, report: Path, is_quiet: bool = False
+    progress: BatchProgress, done: str, counted: str, report: AnyPath, is_quiet: bool = False
 ) -> int:
     """Print what became of the images.
 
@@ -43,7 +43,7 @@ def conclude(
     return INPUT_FAILED if progress.failures or is_damaged else 0
 
 
-def explain_nothing(progress: BatchProgress, source: Path) -> int:
+def explain_nothing(progress: BatchProgress, source: AnyPath) -> int:
     """Say so where a run refined no object at all; returns the exit status.
 
     Images that are known to have no object (empty label files, what `bpr detect` recorded) are

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("refiner", "detector", "pipeline", "service", "scripts")
 
-GROUND = {"", "_extras", "_published_weights", "_training_run", "_weight_files"}
+GROUND = {"", "_extras", "_paths", "_published_weights", "_training_run", "_weight_files"}
 """Modules of bpr/ itself, which stand on nothing; "" is `from bpr import __version__`."""
 
 MAY_IMPORT = {

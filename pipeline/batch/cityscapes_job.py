@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.found_nothing import found_nothing
 from bpr.pipeline.batch.job import Loaded, fitting, usual_frame
 from bpr.pipeline.batch.journal import AnyJournal
@@ -48,7 +48,7 @@ class CityscapesJob:
     """
 
     def __init__(
-        self, folder: Path, images: Path, out: Path, *, max_pixels: int = MAX_PIXELS
+        self, folder: AnyPath, images: AnyPath, out: AnyPath, *, max_pixels: int = MAX_PIXELS
     ) -> None:
         source, target = folder.resolve(), out.resolve()
         for taken in (folder, images):
@@ -94,7 +94,8 @@ class CityscapesJob:
     def stamp(self, key: str) -> str:
         """Changes when the txt, one of its masks, or the image does."""
         path = self._paths[key]
-        stamps = [stamp(file) for file in (path, *map(self.source.joinpath, self._masks[key]))]
+        masks = (self.source / name for name in self._masks[key])
+        stamps = [stamp(file) for file in (path, *masks)]
         try:
             stamps.append(stamp(self._find_image(path)))
         except ValueError as error:
@@ -184,7 +185,7 @@ class CityscapesJob:
                 if not parsed.lines and not parsed.left:
                     self._out.write({key: parsed.content})
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return self._out.first_existing([*self._paths, *self._owners, self.report.name])
 
@@ -196,11 +197,11 @@ class CityscapesJob:
             return []
         return _mask_names(key, parsed)
 
-    def _find_image(self, path: Path) -> Path:
+    def _find_image(self, path: AnyPath) -> AnyPath:
         inside = path.parent.relative_to(self.source).as_posix()
         return self._images.find(cityscapes.image_stems(cityscapes.image_stem(path)), inside)
 
-    def _refuse_to_overwrite(self, inputs: Sequence[Path]) -> None:
+    def _refuse_to_overwrite(self, inputs: Sequence[AnyPath]) -> None:
         """ValueError if a result would take the place of an input."""
         target = self._out.path.resolve()
         folders = [folder for folder in inputs if not target.is_relative_to(folder)]

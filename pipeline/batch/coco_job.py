@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.datasets.coco_images import image_names
@@ -55,15 +55,15 @@ class CocoJob:
 
     def __init__(
         self,
-        results: Path,
-        images: Path,
-        images_json: Path | None,
-        out: Path,
+        results: AnyPath,
+        images: AnyPath,
+        images_json: AnyPath | None,
+        out: AnyPath,
         polygon_tolerance: float | None = None,
         *,
         include_crowds: bool = False,
         max_pixels: int = MAX_PIXELS,
-        without: Path | None = None,
+        without: AnyPath | None = None,
     ) -> None:
         if out.resolve() == results.resolve():
             raise ValueError(f"{out}: expected another file than the results to refine")
@@ -166,7 +166,7 @@ class CocoJob:
         pieces = coco.encode_refined(self.source, refined, is_data_set)
         write_atomically(self.out, pieces, self.work)
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return next((path for path in (self.out, self.report) if path.exists()), None)
 
@@ -197,7 +197,7 @@ class CocoJob:
             yield at_hand[used[key]]
             used[key] += 1
 
-    def _find(self, key: str) -> tuple[Path, str]:
+    def _find(self, key: str) -> tuple[AnyPath, str]:
         """The image of an id, and what was guessed to find it."""
         names = image_names(key, self._entries)
         entry = self._entries[key] if self._entries is not None else None

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.datasets.image_index import ImageIndex
@@ -75,10 +75,10 @@ class DataSetFileJob:
 
     def __init__(
         self,
-        source: Path,
+        source: AnyPath,
         content: DataSetFile,
-        images: Path,
-        out: Path,
+        images: AnyPath,
+        out: AnyPath,
         tolerance: float = DEFAULT_TOLERANCE,
         *,
         max_pixels: int = MAX_PIXELS,
@@ -169,11 +169,11 @@ class DataSetFileJob:
         }
         write_atomically(self.out, self._content.encode(changed), self.work)
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return next((path for path in (self.out, self.report) if path.exists()), None)
 
-    def _find(self, key: str) -> tuple[Path, str]:
+    def _find(self, key: str) -> tuple[AnyPath, str]:
         """The image of a name, and what was guessed to find it; names may lack their ending."""
         for name in _names(key):
             with suppress(ValueError):

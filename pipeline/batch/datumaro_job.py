@@ -5,7 +5,7 @@ pip install datumaro
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence, Set
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpr._extras import needs_extra
+from bpr._paths import AnyPath, is_local
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.output_folder import OutputFolder
@@ -27,7 +28,6 @@ from bpr.pipeline.formats.polygons import DEFAULT_TOLERANCE
 from bpr.pipeline.instance import Instance, Mask, Prediction, Size, differing_pixels
 
 PREFIX = "datumaro"
-_STAGED = "staged"  # folder of what Datumaro writes, until all of it is there
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,14 +55,16 @@ class DatumaroJob:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         kind: str,
-        images: Path | None,
-        out: Path,
+        images: AnyPath | None,
+        out: AnyPath,
         tolerance: float = DEFAULT_TOLERANCE,
         *,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        if not is_local(folder):
+            raise ValueError(f"{folder}: expected a folder of this machine, which Datumaro needs")
         if out.resolve() == folder.resolve():
             raise ValueError(f"{out}: expected another folder than the input {folder}")
         self.source, self._out = folder, OutputFolder(out)
@@ -155,16 +157,12 @@ class DatumaroJob:
             changed = {} if key in failed else journal.read(key)["changed"]
             new = item.wrap(annotations=self._refined(item, changed)) if changed else item
             self._data_set.put(_without_folder(new))
-        staged = self.work / _STAGED
-        shutil.rmtree(staged, ignore_errors=True)
-        self._data_set.export(str(staged), self._kind, save_media=False)
-        for path in find_files(staged):
-            target = self._out.path / path.relative_to(staged)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
-        shutil.rmtree(staged)
+        with tempfile.TemporaryDirectory() as staged:
+            self._data_set.export(staged, self._kind, save_media=False)
+            for path in find_files(Path(staged)):
+                self._out.write({path.relative_to(staged).as_posix(): path.read_bytes()})
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first thing in the folder, which should be empty."""
         if not self._out.path.is_dir():
             return None
@@ -183,7 +181,7 @@ class DatumaroJob:
                 annotations[index] = _mask_like(old, mask)
         return annotations
 
-    def _find(self, key: str) -> Path:
+    def _find(self, key: str) -> AnyPath:
         item = self._items[key]
         known = getattr(item.media, "path", None)
         if self._index is None:
@@ -198,7 +196,7 @@ class DatumaroJob:
         return self._index.find([item.id])
 
 
-def _import(folder: Path, kind: str) -> tuple[str, Any]:
+def _import(folder: AnyPath, kind: str) -> tuple[str, Any]:
     """What Datumaro calls the format of a folder, and the data set."""
     with needs_extra("--format datumaro"):
         import datumaro

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.datasets.coco_images import image_names
@@ -37,9 +37,9 @@ class DetectCocoJob:
 
     def __init__(
         self,
-        images: Path,
-        images_json: Path | None,
-        out: Path,
+        images: AnyPath,
+        images_json: AnyPath | None,
+        out: AnyPath,
         *,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -52,7 +52,7 @@ class DetectCocoJob:
         self._index = ImageIndex.of_photographs(images)
         self._entries = coco.load_images(images_json) if images_json else None
         self._ids: dict[str, Any] = {}  # as the json has them, by their text
-        self._paths: dict[str, Path] = {}
+        self._paths: dict[str, AnyPath] = {}
         if self._entries is not None:
             self._ids = {image_id: entry.raw_id for image_id, entry in self._entries.items()}
             if not self._ids:
@@ -128,7 +128,7 @@ class DetectCocoJob:
         text = coco.encode_results(records())
         write_atomically(self.out, (piece.encode() for piece in text), self.work)
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return next((path for path in (self.out, self.report) if path.exists()), None)
 
@@ -139,7 +139,7 @@ class DetectCocoJob:
             return False
         return True
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> AnyPath:
         if self._entries is None:
             return self._paths[key]
         names = image_names(key, self._entries)

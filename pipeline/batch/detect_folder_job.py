@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.output_folder import OutputFolder
@@ -34,9 +35,9 @@ class DetectFolderJob:
 
     def __init__(
         self,
-        images: Path,
+        images: AnyPath,
         categories: Mapping[int, str],
-        out: Path,
+        out: AnyPath,
         *,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -100,7 +101,7 @@ class DetectFolderJob:
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Nothing is left to write."""
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return self._out.first_existing([*self._images_of, self.report.name])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import ImageJob, Loaded
 from bpr.pipeline.batch.wrapped_job import WrappedJob
 from bpr.pipeline.files import write_atomically
@@ -26,7 +27,7 @@ class DrawnJob(WrappedJob[ImageJob]):
         folder: for the pictures, `<key>.png` in subfolders as the images.
     """
 
-    def __init__(self, job: ImageJob, categories: Mapping[int, str], folder: Path) -> None:
+    def __init__(self, job: ImageJob, categories: Mapping[int, str], folder: AnyPath) -> None:
         super().__init__(job)
         self._categories, self._folder = categories, folder
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats.cityscapes import SUFFIX
 
 
-def found_nothing(report: Path) -> frozenset[str]:
+def found_nothing(report: AnyPath) -> frozenset[str]:
     """Txts that a run of `bpr detect` or `bpr refine` left empty, relative to their folder.
 
     Args:

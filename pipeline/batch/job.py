@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.instance import Box, Instance, Prediction, Size, UInt8Array, size_text
@@ -27,15 +27,15 @@ class ImageJob(Protocol):
     """Images of which each gets a prediction, one by one, from one place to another."""
 
     @property
-    def source(self) -> Path:
+    def source(self) -> AnyPath:
         """What is read: one output serves one source."""
 
     @property
-    def work(self) -> Path:
+    def work(self) -> AnyPath:
         """Folder for the journal and for files that are being written."""
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         """Where the report goes."""
 
     @property
@@ -79,7 +79,7 @@ class ImageJob(Protocol):
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Write what can only be written when all images but the failed ones are done."""
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """A file that a run would overwrite, if there is one."""
 
 

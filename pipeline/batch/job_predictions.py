@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.label_files_job import LabelFilesJob
 from bpr.pipeline.batch.open_job import CITYSCAPES, COCO, JobRequest, format_of, open_job
@@ -47,7 +48,7 @@ class JobPredictions:
         """Number of masks that can be read."""
         return len(self._job.read(self._keys[key]).prediction.instances)
 
-    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+    def files(self, key: str) -> Sequence[AnyPath]:  # noqa: ARG002
         """The source as a whole."""
         return [self._job.source]
 
@@ -73,11 +74,11 @@ class JobPredictions:
 
 
 def open_masks(
-    path: Path,
-    masks: Sequence[Path] | None,
+    path: AnyPath,
+    masks: Sequence[AnyPath] | None,
     keys: Mapping[ImageId, str] | None,
     labels: Mapping[str, int] | None = None,
-    images: Path | None = None,
+    images: AnyPath | None = None,
 ) -> Predictions:
     """As `open_predictions`, in every format that `bpr refine` reads.
 
@@ -106,7 +107,7 @@ def open_masks(
     return JobPredictions(opened.job, lists_every_image=path.is_dir())
 
 
-def _nowhere(path: Path) -> Path:
+def _nowhere(path: AnyPath) -> AnyPath:
     folder = path.resolve().parent / ".bpr-not-written"
     return folder if path.is_dir() else folder / path.name
 

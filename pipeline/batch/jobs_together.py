@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from copy import copy
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Job, Loaded
 from bpr.pipeline.batch.journal import AnyJournal, Entry
 from bpr.pipeline.batch.output_folder import OutputFolder
@@ -25,7 +25,7 @@ class JobsTogether:
         ValueError: the output is a file, or the input.
     """
 
-    def __init__(self, source: Path, jobs: Mapping[str, Job], out: Path) -> None:
+    def __init__(self, source: AnyPath, jobs: Mapping[str, Job], out: AnyPath) -> None:
         if out.resolve() == source.resolve():
             raise ValueError(f"{out}: expected another folder than the input {source}")
         folder = OutputFolder(out)
@@ -81,7 +81,7 @@ class JobsTogether:
             own = {key for of, key in (self._keys[key] for key in failed) if of == name}
             job.finish(_Part(journal, f"{name}/"), own)  # type: ignore[arg-type]
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         found = (job.existing_output() for job in self._jobs.values())
         return next((path for path in found if path is not None), None)

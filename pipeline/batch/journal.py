@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from bpr.pipeline.files import claim, find_files, is_local, read_if_there, write_atomically
+from bpr._paths import AnyPath, is_local
+from bpr.pipeline.files import claim, find_files, read_if_there, write_atomically
 
 Entry = Mapping[str, Any]
 
@@ -132,7 +133,7 @@ class ObjectJournal:
         OtherSetup: there are entries of a run that was set up in another way.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any], start_over: bool = False) -> None:
+    def __init__(self, path: AnyPath, header: Mapping[str, Any], start_over: bool = False) -> None:
         self.path = path
         self._folder = path.parent / "entries"
         self._keys = {unquote(file.name): None for file in find_files(self._folder)}
@@ -165,17 +166,18 @@ class ObjectJournal:
     def close(self) -> None:
         """Nothing is open."""
 
-    def _entry(self, key: str) -> Path:
+    def _entry(self, key: str) -> AnyPath:
         return self._folder / quote(key, safe="")
 
 
 AnyJournal = Journal | ObjectJournal
 
 
-def open_journal(path: Path, header: Mapping[str, Any], start_over: bool = False) -> AnyJournal:
+def open_journal(path: AnyPath, header: Mapping[str, Any], start_over: bool = False) -> AnyJournal:
     """The journal at a path, wherever it is; see `Journal`."""
-    kind = Journal if is_local(path) else ObjectJournal
-    return kind(path, header, start_over)
+    if is_local(path):
+        return Journal(path, header, start_over)
+    return ObjectJournal(path, header, start_over)
 
 
 def _difference(found: Entry, wanted: Entry) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.label_formats import NO_LABELS, LabelFormat, LabelMe
@@ -47,9 +48,9 @@ class LabelFilesJob:
 
     def __init__(
         self,
-        folder: Path,
-        images: Path,
-        out: Path,
+        folder: AnyPath,
+        images: AnyPath,
+        out: AnyPath,
         label_format: LabelFormat,
         tolerance: float = DEFAULT_TOLERANCE,
         *,
@@ -161,14 +162,14 @@ class LabelFilesJob:
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Nothing is left to write."""
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return self._out.first_existing([*self._paths, self.report.name])
 
     def _parse(self, key: str) -> Any:
         return self._format.parse(self._paths[key])
 
-    def _may_be_labels(self, path: Path) -> bool:
+    def _may_be_labels(self, path: AnyPath) -> bool:
         """Whether it is worth a word that a file has no image: texts for people have none."""
         try:
             self._images.find([path.stem])

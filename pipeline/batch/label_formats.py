@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.files import find_files
 from bpr.pipeline.formats import darwin, labelme, sam, supervisely, yolo
@@ -24,10 +25,10 @@ class LabelFormat(Protocol):
 
     suffix: str
 
-    def parse(self, path: Path) -> Any:
+    def parse(self, path: AnyPath) -> Any:
         """Read a label file. ValueError: it is damaged."""
 
-    def may_be_labels(self, path: Path) -> bool:
+    def may_be_labels(self, path: AnyPath) -> bool:
         """Whether a file without an image could hold labels."""
 
     def frame(self, parsed: Any) -> Frame:
@@ -59,7 +60,7 @@ class LabelMe:
     read_instances = staticmethod(labelme.read_instances)
     encode = staticmethod(labelme.encode)
 
-    def may_be_labels(self, path: Path) -> bool:
+    def may_be_labels(self, path: AnyPath) -> bool:
         """Every json: which ones are LabelMe's, `parse` says."""
         return True
 
@@ -113,7 +114,7 @@ class Supervisely:
     read_instances = staticmethod(supervisely.read_instances)
     encode = staticmethod(supervisely.encode)
 
-    def may_be_labels(self, path: Path) -> bool:
+    def may_be_labels(self, path: AnyPath) -> bool:
         """Annotations; not `meta.json` and other jsons of a project."""
         return _is_or_damaged(path, supervisely.is_supervisely)
 
@@ -135,7 +136,7 @@ class Darwin:
     read_instances = staticmethod(darwin.read_instances)
     encode = staticmethod(darwin.encode)
 
-    def may_be_labels(self, path: Path) -> bool:
+    def may_be_labels(self, path: AnyPath) -> bool:
         """Annotations; not other jsons of a release."""
         return _is_or_damaged(path, darwin.is_darwin)
 
@@ -157,7 +158,7 @@ class Sam:
     read_instances = staticmethod(sam.read_instances)
     encode = staticmethod(sam.encode)
 
-    def may_be_labels(self, path: Path) -> bool:
+    def may_be_labels(self, path: AnyPath) -> bool:
         """Lists of masks; not other jsons of a folder."""
         return _is_or_damaged(path, sam.is_sam)
 
@@ -172,7 +173,7 @@ class Sam:
         return path, images.describe_guess(last, path)
 
 
-def _is_or_damaged(path: Path, is_one: Callable[[Any], bool]) -> bool:
+def _is_or_damaged(path: AnyPath, is_one: Callable[[Any], bool]) -> bool:
     """Whether a json is of a format, or cannot be read: then somebody should hear of it."""
     try:
         return is_one(load_json(path))
@@ -180,7 +181,7 @@ def _is_or_damaged(path: Path, is_one: Callable[[Any], bool]) -> bool:
         return True
 
 
-def find_label_format(folder: Path) -> LabelFormat | None:
+def find_label_format(folder: AnyPath) -> LabelFormat | None:
     """The format of the label files of a folder; None where there are none.
 
     A folder with any json of a format is of that format: its txts are something else.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded, fitting, usual_frame
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.output_folder import OutputFolder
@@ -31,19 +32,19 @@ from bpr.pipeline.instance import Instance, Mask, Prediction
 class MaskObjects:
     """Where each instance comes from: what writing needs of the reading."""
 
-    objects: tuple[tuple[Path, FileObject], ...]  # the mask file and the object in it
-    num_pages: Mapping[Path, int]
+    objects: tuple[tuple[AnyPath, FileObject], ...]  # the mask file and the object in it
+    num_pages: Mapping[AnyPath, int]
     left: tuple[LeftObject, ...]
 
 
-def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
+def read_objects(image: AnyPath, masks: Sequence[AnyPath], max_pixels: int) -> Loaded:
     """Read an image and its mask files; `source` is a `MaskObjects`.
 
     Raises:
         ValueError: the image or all of its masks cannot be read.
     """
-    objects: list[tuple[Path, FileObject]] = []
-    num_pages: dict[Path, int] = {}
+    objects: list[tuple[AnyPath, FileObject]] = []
+    num_pages: dict[AnyPath, int] = {}
     left: list[LeftObject] = []
     notes: list[str] = []
     for path in masks:
@@ -79,7 +80,7 @@ def read_objects(image: Path, masks: Sequence[Path], max_pixels: int) -> Loaded:
 
 
 def encode_objects(
-    source: MaskObjects, prediction: Prediction, name: Callable[[Path], str], max_pixels: int
+    source: MaskObjects, prediction: Prediction, name: Callable[[AnyPath], str], max_pixels: int
 ) -> dict[str, bytes]:
     """A PNG for each mask, page and map that was read; masks hold probabilities if there are any.
 
@@ -90,14 +91,14 @@ def encode_objects(
         max_pixels: as for reading.
     """
     files: dict[str, bytes] = {}
-    maps: dict[tuple[Path, int], dict[int, Mask]] = {}
+    maps: dict[tuple[AnyPath, int], dict[int, Mask]] = {}
 
-    def page_name(path: Path, page: int, more: str = "") -> str:
+    def page_name(path: AnyPath, page: int, more: str = "") -> str:
         whole = PurePosixPath(name(path))
         number = f"_page{page + 1}" if source.num_pages[path] > 1 else ""
         return whole.with_name(f"{whole.stem}{number}{more}{whole.suffix}").as_posix()
 
-    def add(path: Path, name: str, png: bytes) -> None:
+    def add(path: AnyPath, name: str, png: bytes) -> None:
         files[name] = encode_geotiff(png, path) if name.endswith(".tif") else png
 
     for (path, item), instance in zip(source.objects, prediction.instances, strict=True):
@@ -115,7 +116,7 @@ def encode_objects(
     return files
 
 
-def written_name(path: Path) -> str:
+def written_name(path: AnyPath) -> str:
     """What a mask file is written as: a PNG, or, of a GeoTIFF, a GeoTIFF."""
     return f"{path.stem}.tif" if is_geotiff(path) else f"{path.stem}.png"
 
@@ -139,7 +140,12 @@ class MaskFilesJob:
     """
 
     def __init__(
-        self, image: Path, masks: Sequence[Path], out: Path, *, max_pixels: int = MAX_PIXELS
+        self,
+        image: AnyPath,
+        masks: Sequence[AnyPath],
+        out: AnyPath,
+        *,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.source, self.masks, self._max_pixels = image, tuple(masks), max_pixels
         self.remarks: Sequence[str] = ()
@@ -186,6 +192,6 @@ class MaskFilesJob:
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Nothing is left to write."""
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         return self._out.first_existing([*self._names, self.report.name])

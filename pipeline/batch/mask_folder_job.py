@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.batch.mask_files_job import encode_objects, read_objects, written_name
@@ -32,7 +32,7 @@ from bpr.pipeline.instance import Instance, Prediction, size_text
 class _LabelMap:
     """A label map that was read."""
 
-    path: Path
+    path: AnyPath
     regions: MapObjects
 
 
@@ -55,9 +55,9 @@ class MaskFolderJob:
 
     def __init__(
         self,
-        folder: Path,
-        images: Path,
-        out: Path,
+        folder: AnyPath,
+        images: AnyPath,
+        out: AnyPath,
         *,
         are_label_maps: bool = False,
         max_pixels: int = MAX_PIXELS,
@@ -164,10 +164,10 @@ class MaskFolderJob:
     def finish(self, journal: AnyJournal, failed: Set[str]) -> None:
         """Nothing is left to write."""
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         names = [self._name(path) for _, masks in self._files.values() for path in masks]
         return self._out.first_existing([*names, self.report.name])
 
-    def _name(self, path: Path) -> str:
+    def _name(self, path: AnyPath) -> str:
         return path.relative_to(self.source).with_name(written_name(path)).as_posix()

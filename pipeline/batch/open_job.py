@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch import datumaro_job
 from bpr.pipeline.batch.cityscapes_job import CityscapesJob
 from bpr.pipeline.batch.coco_job import CocoJob
@@ -78,11 +78,11 @@ _FILES = (COCO, PANOPTIC, VIA, KAGGLE, SEGMENTS_AI)  # these are one file, not a
 class JobRequest:
     """What is to be refined, as the command line says it."""
 
-    pred: Path
-    out: Path
-    images: Path | None = None  # folder
-    images_json: Path | None = None
-    masks: Sequence[Path] = ()  # mask files of the image `pred`
+    pred: AnyPath
+    out: AnyPath
+    images: AnyPath | None = None  # folder
+    images_json: AnyPath | None = None
+    masks: Sequence[AnyPath] = ()  # mask files of the image `pred`
     polygon_tolerance: float | None = None  # pixels; None: the format's own
     include_crowds: bool = False
     max_pixels: int = MAX_PIXELS
@@ -97,7 +97,7 @@ class OpenedJob:
     format: str  # of FORMATS
 
 
-def format_of(pred: Path) -> str:
+def format_of(pred: AnyPath) -> str:
     """What a file or folder is taken for, of FORMATS.
 
     Raises:
@@ -144,7 +144,7 @@ def open_job(request: JobRequest) -> OpenedJob:
     return _open_folder(request)
 
 
-def writes_json(pred: Path, wanted: str | None = None) -> bool:
+def writes_json(pred: AnyPath, wanted: str | None = None) -> bool:
     """Whether the job of these masks writes one json file, and not a folder.
 
     Args:
@@ -218,7 +218,7 @@ def _open_one_of_sam(request: JobRequest) -> OpenedJob:
     return OpenedJob(job.part(pred.name), SAM)
 
 
-def _format_of_file(pred: Path) -> str:
+def _format_of_file(pred: AnyPath) -> str:
     if pred.suffix.lower() == ".csv" and kaggle.is_run_length_csv(pred):
         return KAGGLE
     known = name_of_format(pred)
@@ -240,7 +240,7 @@ def _format_of_file(pred: Path) -> str:
 def _open_splits(request: JobRequest, splits: Sequence[CocoSplit]) -> Job:
     """The COCO jsons of a folder, each with its photographs."""
 
-    def job(split: CocoSplit, out: Path) -> CocoJob:
+    def job(split: CocoSplit, out: AnyPath) -> CocoJob:
         return CocoJob(
             split.json,
             request.images or split.images,
@@ -256,13 +256,13 @@ def _open_splits(request: JobRequest, splits: Sequence[CocoSplit]) -> Job:
     if len(splits) == 1:
         (split,) = splits
         name = split.json.relative_to(request.pred)
-        return job(split, out if out.suffix.lower() == ".json" else out / name)
+        return job(split, out if out.suffix.lower() == ".json" else out / name.as_posix())
     if out.suffix.lower() == ".json":
         jsons = ", ".join(str(split.json) for split in splits)
         raise ValueError(f"{out}: expected a folder for several jsons ({jsons}), got a json")
     names = [split.json.relative_to(request.pred) for split in splits]
     jobs = {
-        name.with_suffix("").as_posix(): job(split, out / name)
+        name.with_suffix("").as_posix(): job(split, out / name.as_posix())
         for name, split in zip(names, splits, strict=True)
     }
     return JobsTogether(request.pred, jobs, out)
@@ -286,7 +286,7 @@ def _open_folder(request: JobRequest) -> OpenedJob:
     return OpenedJob(job, found)
 
 
-def _format_of_folder(pred: Path) -> str:
+def _format_of_folder(pred: AnyPath) -> str:
     if (pred / "JPEGImages").is_dir() and (pred / "Annotations").is_dir():
         raise ValueError(
             f"{pred}: this is Pascal VOC: name its folder SegmentationObject or SegmentationClass "
@@ -311,11 +311,11 @@ def _format_of_folder(pred: Path) -> str:
     )
 
 
-def _holds_images(folder: Path) -> bool:
+def _holds_images(folder: AnyPath) -> bool:
     return any(path.suffix.lower() in IMAGE_SUFFIXES for path in find_files(folder))
 
 
-def _images(request: JobRequest) -> Path:
+def _images(request: JobRequest) -> AnyPath:
     if request.images is None:
         raise ValueError(f"--images: expected the folder of the images of {request.pred}, got none")
     return request.images
@@ -326,7 +326,7 @@ def _tolerance(request: JobRequest) -> float:
     return DEFAULT_TOLERANCE if given is None else given
 
 
-def _mask_files(masks: Sequence[Path]) -> Sequence[Path]:
+def _mask_files(masks: Sequence[AnyPath]) -> Sequence[AnyPath]:
     """The files that --masks names: files, or one folder or pattern of them."""
     if len(masks) != 1:
         return masks

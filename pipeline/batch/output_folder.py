@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
+from bpr._paths import AnyPath
 from bpr._weight_files import file_sha256
 from bpr.pipeline.files import WORK, write_atomically
 
@@ -20,7 +20,7 @@ class OutputFolder:
         ValueError: there is a file of that name.
     """
 
-    def __init__(self, path: Path, part: str = "") -> None:
+    def __init__(self, path: AnyPath, part: str = "") -> None:
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path}: expected a folder for the results, got a file")
         self.path = path
@@ -41,6 +41,6 @@ class OutputFolder:
             for name, digest in digests.items()
         )
 
-    def first_existing(self, names: Iterable[str]) -> Path | None:
+    def first_existing(self, names: Iterable[str]) -> AnyPath | None:
         """The first of these files that exists."""
         return next((self.path / name for name in names if (self.path / name).exists()), None)

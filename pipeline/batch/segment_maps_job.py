@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr._weight_files import file_sha256
 from bpr.pipeline.batch.job import Loaded
 from bpr.pipeline.batch.journal import AnyJournal
@@ -29,7 +29,7 @@ from bpr.pipeline.instance import Instance, Mask, Prediction, size_text
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    png: Path
+    png: AnyPath
     objects: MapObjects
     owners: Sequence[Segment]
     left: tuple[LeftObject, ...]
@@ -49,7 +49,7 @@ class SegmentMapsJob:
     """
 
     def __init__(
-        self, content: SegmentsFile, images: Path, out: Path, *, max_pixels: int = MAX_PIXELS
+        self, content: SegmentsFile, images: AnyPath, out: AnyPath, *, max_pixels: int = MAX_PIXELS
     ) -> None:
         self.source, self.out, self._content = content.path, out, content
         if out.is_dir() or out.suffix.lower() != ".json":
@@ -171,12 +171,12 @@ class SegmentMapsJob:
                 changed += [(tuple(place), new) for place, new in journal.read(key)["segments"]]
         write_atomically(self.out, self._content.encode(changed), self.work)
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """The first file that a run would overwrite."""
         names = [self._png_out / image.png for image in self._content.images.values()]
         return next((path for path in (self.out, self.report, *names) if path.exists()), None)
 
-    def _find_png(self, key: str) -> Path:
+    def _find_png(self, key: str) -> AnyPath:
         names = png_names(self._content.images[key])
         found = next((self._pngs / name for name in names if (self._pngs / name).is_file()), None)
         if found is None:
@@ -186,7 +186,7 @@ class SegmentMapsJob:
             )
         return found
 
-    def _find(self, key: str) -> Path:
+    def _find(self, key: str) -> AnyPath:
         names = self._content.images[key].names
         with suppress(ValueError):
             return self._index.find_name(names[0])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.output_folder import OutputFolder
 from bpr.pipeline.batch.wrapped_job import WrappedJob
@@ -16,7 +17,7 @@ from bpr.pipeline.instance import Prediction
 _SOFT = "soft"
 
 
-def soft_folder(out: Path) -> Path:
+def soft_folder(out: AnyPath) -> AnyPath:
     """Where the probabilities beside an output go: `soft` in a folder, `<stem>_soft` of a json."""
     return out.with_name(f"{out.stem}_{_SOFT}") if out.suffix else out / _SOFT
 
@@ -29,7 +30,7 @@ class SoftJob(WrappedJob[Job]):
         folder: for the PNGs, in subfolders as the images.
     """
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, folder: AnyPath) -> None:
         super().__init__(job)
         self._folder = folder
 

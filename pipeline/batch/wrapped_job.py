@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import ImageJob, Loaded
 from bpr.pipeline.batch.journal import AnyJournal
 from bpr.pipeline.instance import Prediction
@@ -57,6 +57,6 @@ class WrappedJob(Generic[AnyJob]):
         """As the job does."""
         self._job.finish(journal, failed)
 
-    def existing_output(self) -> Path | None:
+    def existing_output(self) -> AnyPath | None:
         """That of the job."""
         return self._job.existing_output()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from bpr._extras import needs_extra
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, ignored_pixels
 from bpr.pipeline.datasets.png_files import PngFiles
 from bpr.pipeline.datasets.precision_rules import CITYSCAPES
@@ -36,7 +36,7 @@ class CityscapesTruth(PngFiles):
     boundary_ratio = 0.005
     rules = CITYSCAPES
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         files = sorted(folder.rglob(PATTERN))
         if not files:
             raise ValueError(f"{folder}: expected files {PATTERN}, found none")

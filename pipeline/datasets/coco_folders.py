@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats.segment_maps import is_panoptic
 from bpr.pipeline.formats.text import load_json
 
@@ -17,11 +17,11 @@ _MOST_JSONS = 20  # in a folder; where there are more, they are label files, one
 class CocoSplit:
     """A json with the labels of some photographs."""
 
-    json: Path
-    images: Path  # the folder that the photographs are in, or below
+    json: AnyPath
+    images: AnyPath  # the folder that the photographs are in, or below
 
 
-def find_coco_splits(folder: Path) -> list[CocoSplit]:
+def find_coco_splits(folder: AnyPath) -> list[CocoSplit]:
     """The labels of a data set in a folder, or in the folders inside it.
 
     Found are `train/_annotations.coco.json` beside the photographs (Roboflow; with the folder
@@ -38,7 +38,7 @@ def find_coco_splits(folder: Path) -> list[CocoSplit]:
     return inside
 
 
-def _label_jsons(folder: Path) -> Iterator[Path]:
+def _label_jsons(folder: AnyPath) -> Iterator[AnyPath]:
     jsons = sorted(folder.glob("*.json"))
     for path in jsons if len(jsons) <= _MOST_JSONS else ():
         try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats.text import load_json
 from bpr.pipeline.instance import Float64Array
 
@@ -32,7 +32,7 @@ class Keypoints:
         return tuple(found)
 
 
-def read_keypoints(path: Path, number: int) -> Keypoints:
+def read_keypoints(path: AnyPath, number: int) -> Keypoints:
     """Read the keypoints of a COCO json.
 
     Args:

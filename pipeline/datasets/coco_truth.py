@@ -6,11 +6,11 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation
 from bpr.pipeline.datasets.lvis_categories import with_coco_categories
@@ -36,7 +36,7 @@ class CocoTruth:
 
     boundary_ratio = 0.02
 
-    def __init__(self, path: Path, coco_categories: bool = False) -> None:
+    def __init__(self, path: AnyPath, coco_categories: bool = False) -> None:
         self.path = path
         content = load_json(path)
         if not isinstance(content, dict):
@@ -111,7 +111,7 @@ class CocoTruth:
         """Which of `keys` an image id is: predictions are joined by it."""
         return {image_id: key for key, image_id in self._ids.items()}
 
-    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+    def files(self, key: str) -> Sequence[AnyPath]:  # noqa: ARG002
         """The json."""
         return [self.path]
 
@@ -183,7 +183,7 @@ class CocoTruth:
 
 
 def _read_categories(
-    categories: Sequence[Any], path: Path
+    categories: Sequence[Any], path: AnyPath
 ) -> tuple[dict[str, int], dict[int, str]]:
     """The number of each category id, which is the id where all are numbers, and the names."""
     names: dict[str, str] = {}

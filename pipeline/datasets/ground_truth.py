@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Protocol
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.precision_rules import PrecisionRules
 from bpr.pipeline.formats.cityscapes import IMAGE_SUFFIX
 from bpr.pipeline.formats.coco import ImageId
@@ -80,7 +81,7 @@ class GroundTruth(Protocol):
     def file_name(self, key: str) -> str | None:
         """What the format calls the file of an image; None where it has but the key."""
 
-    def files(self, key: str) -> Sequence[Path]:
+    def files(self, key: str) -> Sequence[AnyPath]:
         """What the annotations of an image are read from."""
 
     def part(self, keys: Collection[str]) -> GroundTruth:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
-from pathlib import Path
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.image_names import best_matches, describe_guess, fold, fold_stem
 from bpr.pipeline.files import WORK, find_files
 from bpr.pipeline.formats.images import IMAGE_SUFFIXES
@@ -33,13 +33,13 @@ class ImageIndex:
     """
 
     def __init__(
-        self, folder: Path, without: Path | None = None, may_be_empty: bool = False
+        self, folder: AnyPath, without: AnyPath | None = None, may_be_empty: bool = False
     ) -> None:
         if not folder.is_dir():
             got = "got a file" if folder.exists() else "found none"
             raise ValueError(f"{folder}: expected a folder of images, {got}")
         self.folder = folder
-        self._by_fold: dict[str, list[Path]] = {}
+        self._by_fold: dict[str, list[AnyPath]] = {}
         self._passed_over: Counter[str] = Counter()
         results = without.resolve() if without is not None else None
         if results is not None and not results.is_relative_to(folder.resolve()):
@@ -60,7 +60,7 @@ class ImageIndex:
             raise ValueError(f"{folder}: expected images ({_suffixes()}), found none{also}")
 
     @classmethod
-    def of_photographs(cls, source: Path, without: Path | None = None) -> ImageIndex:
+    def of_photographs(cls, source: AnyPath, without: AnyPath | None = None) -> ImageIndex:
         """The images of a folder, or a single image.
 
         Args:
@@ -94,7 +94,7 @@ class ImageIndex:
         )
         return f"passed over in {self.folder}: {kinds}"
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[AnyPath]:
         """All images, sorted."""
         return sorted(path for found in self._by_fold.values() for path in found)
 
@@ -105,7 +105,7 @@ class ImageIndex:
         part._by_fold = {key: self._by_fold[key] for key in keys if key in self._by_fold}
         return part
 
-    def find(self, stems: Sequence[str], inside: str | None = None) -> Path:
+    def find(self, stems: Sequence[str], inside: str | None = None) -> AnyPath:
         """The one image with the first of the stems that any image has; see `image_names`.
 
         Args:
@@ -123,7 +123,7 @@ class ImageIndex:
         wanted = " or ".join(f"{stem}.*" for stem in stems)
         raise ValueError(f"{self.folder}: expected an image {wanted} ({_suffixes()}), found none")
 
-    def find_name(self, name: str) -> Path:
+    def find_name(self, name: str) -> AnyPath:
         """The image of a file name that an annotation file gives.
 
         It is looked for at its path below the folder, then by its last part anywhere below, in
@@ -139,16 +139,16 @@ class ImageIndex:
             )
         return self._only(found, repr(name))
 
-    def describe_guess(self, name: str, path: Path) -> str:
+    def describe_guess(self, name: str, path: AnyPath) -> str:
         """What was done to a name to find its file, for the report; nothing where it stands."""
         return describe_guess(name, path.relative_to(self.folder).as_posix())
 
-    def _best(self, name: str, needs_ending: bool) -> list[Path]:
+    def _best(self, name: str, needs_ending: bool) -> list[AnyPath]:
         candidates = self._by_fold.get(fold(name) if needs_ending else fold_stem(name), [])
         files = [path.relative_to(self.folder).as_posix() for path in candidates]
         return [candidates[position] for position in best_matches(name, files, needs_ending)]
 
-    def _only(self, found: Sequence[Path], what: str) -> Path:
+    def _only(self, found: Sequence[AnyPath], what: str) -> AnyPath:
         if len({path.resolve() for path in found}) > 1:  # links to one file are one
             names = ", ".join(path.relative_to(self.folder).as_posix() for path in found)
             raise ValueError(
@@ -157,7 +157,7 @@ class ImageIndex:
         return found[0]
 
 
-def _is_result(folder: Path, known: dict[Path, bool]) -> bool:
+def _is_result(folder: AnyPath, known: dict[AnyPath, bool]) -> bool:
     """A command has written into the folder, or one above it; `known` begins with the uppermost."""
     if folder not in known:
         known[folder] = (folder / WORK).is_dir() or _is_result(folder.parent, known)

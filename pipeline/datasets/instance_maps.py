@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.ground_truth import AnnotatedImage, Annotation, ignored_pixels
 from bpr.pipeline.datasets.png_files import PngFiles
 from bpr.pipeline.datasets.precision_rules import COCO
@@ -31,7 +31,7 @@ class InstanceMaps(PngFiles):
     boundary_ratio = 0.02
     rules = COCO
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path}: expected instance maps (*.png), found none")

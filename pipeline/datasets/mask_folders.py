@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.files import find_files
 from bpr.pipeline.formats.cityscapes import image_stems
@@ -18,7 +18,7 @@ _CLASS_FOLDER = "segmentationclass"  # of Pascal VOC
 _SAMPLE = 12  # maps that are looked at
 
 
-def are_label_maps(pictures: Sequence[Path]) -> bool:
+def are_label_maps(pictures: Sequence[AnyPath]) -> bool:
     """Whether files are label maps of classes: told by names, else by some of the files."""
     if any(
         _ends(path, _LABEL_IDS) or path.parent.name.lower() == _CLASS_FOLDER for path in pictures
@@ -29,7 +29,7 @@ def are_label_maps(pictures: Sequence[Path]) -> bool:
     return bool(looks) and 2 * sum(looks) > len(looks)
 
 
-def of_one_kind(pictures: Sequence[Path], wants_label_maps: bool) -> list[Path]:
+def of_one_kind(pictures: Sequence[AnyPath], wants_label_maps: bool) -> list[AnyPath]:
     """The files of one kind where Cityscapes has several for each image."""
     wanted = _LABEL_IDS if wants_label_maps else _INSTANCE_IDS
     found = [path for path in pictures if _ends(path, wanted)]
@@ -38,11 +38,11 @@ def of_one_kind(pictures: Sequence[Path], wants_label_maps: bool) -> list[Path]:
     return found or list(pictures)
 
 
-def _ends(path: Path, ends: tuple[str, ...]) -> bool:
+def _ends(path: AnyPath, ends: tuple[str, ...]) -> bool:
     return path.stem.lower().endswith(ends)
 
 
-def _looks_like_label_map(path: Path) -> bool:
+def _looks_like_label_map(path: AnyPath) -> bool:
     try:
         values, is_palette = read_map(path)
     except ValueError:
@@ -54,12 +54,12 @@ def _looks_like_label_map(path: Path) -> bool:
 class MaskFolder:
     """The mask files below a folder, by image."""
 
-    files: Mapping[Path, Sequence[Path]]  # image -> its mask files, sorted
-    strays: Mapping[Path, str]  # mask files without an image, and what was looked for
+    files: Mapping[AnyPath, Sequence[AnyPath]]  # image -> its mask files, sorted
+    strays: Mapping[AnyPath, str]  # mask files without an image, and what was looked for
 
 
 def group_masks(
-    folder: Path, images: ImageIndex, without: Path, wants_label_maps: bool = False
+    folder: AnyPath, images: ImageIndex, without: AnyPath, wants_label_maps: bool = False
 ) -> MaskFolder:
     """Find the image of each mask file below a folder.
 
@@ -73,7 +73,7 @@ def group_masks(
         wants_label_maps: of maps of Cityscapes, take those of labels and not of instances.
     """
     results = without.resolve()
-    files: dict[Path, list[Path]] = {}
+    files: dict[AnyPath, list[AnyPath]] = {}
     strays = {}
     pictures = [
         path
@@ -88,7 +88,7 @@ def group_masks(
     return MaskFolder(files, strays)
 
 
-def _find_image(path: Path, folder: Path, images: ImageIndex) -> Path:
+def _find_image(path: AnyPath, folder: AnyPath, images: ImageIndex) -> AnyPath:
     """The image of a mask file. ValueError: none, or several."""
     words = path.stem.split("_")
     stems = ["_".join(words[:count]) for count in range(len(words), 0, -1)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.cityscapes_truth import PATTERN, CityscapesTruth
 from bpr.pipeline.datasets.coco_truth import CocoTruth
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.instance_maps import InstanceMaps
 
 
-def open_ground_truth(path: Path, coco_categories: bool = False) -> GroundTruth:
+def open_ground_truth(path: AnyPath, coco_categories: bool = False) -> GroundTruth:
     """Find out what ground truth is, from what is there.
 
     Args:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.ground_truth import GroundTruth
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.formats.cityscapes import image_stems
@@ -12,7 +11,7 @@ from bpr.pipeline.formats.images import read_image
 from bpr.pipeline.instance import Size, UInt8Array, size_text
 
 
-def find_photograph(images: ImageIndex, truth: GroundTruth, key: str) -> Path:
+def find_photograph(images: ImageIndex, truth: GroundTruth, key: str) -> AnyPath:
     """The file of an image: by its name where the ground truth has it, else by the stem.
 
     Raises:
@@ -28,7 +27,7 @@ def photograph_names(truth: GroundTruth, key: str) -> list[str]:
     return image_stems(key) if name is None else [name]
 
 
-def read_photograph(path: Path, size: Size) -> UInt8Array:
+def read_photograph(path: AnyPath, size: Size) -> UInt8Array:
     """Read the photograph of ground truth.
 
     Args:

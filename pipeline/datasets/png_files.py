@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from copy import copy
-from pathlib import Path
 from typing import TypeVar
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
 
 Own = TypeVar("Own", bound="PngFiles")
@@ -23,7 +23,7 @@ class PngFiles:
         ValueError: two are for one image.
     """
 
-    def __init__(self, files: Sequence[Path], where: Path) -> None:
+    def __init__(self, files: Sequence[AnyPath], where: AnyPath) -> None:
         keys = unique_keys([(image_key(file.name), str(file)) for file in files], str(where))
         self._files = dict(zip(keys, files, strict=True))
 
@@ -37,7 +37,7 @@ class PngFiles:
     def file_name(self, key: str) -> None:
         """The key is all that is known."""
 
-    def files(self, key: str) -> Sequence[Path]:
+    def files(self, key: str) -> Sequence[AnyPath]:
         """The PNG."""
         return [self._files[key]]
 

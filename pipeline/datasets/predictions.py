@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
+from bpr._paths import AnyPath
 from bpr.pipeline.datasets.coco_images import image_keys
 from bpr.pipeline.datasets.ground_truth import image_key, unique_keys
 from bpr.pipeline.formats import cityscapes, coco
@@ -38,7 +38,7 @@ class Predictions(Protocol):
             ValueError: as for `read`.
         """
 
-    def files(self, key: str) -> Sequence[Path]:
+    def files(self, key: str) -> Sequence[AnyPath]:
         """What the instances of an image are read from, as far as it can be told."""
 
     def part(self, keys: Collection[str]) -> Predictions:
@@ -66,7 +66,7 @@ class CityscapesPredictions:
     lists_every_image = True
     has_labels = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
         files = cityscapes.find_prediction_files(folder)
         named = [(image_key(cityscapes.image_stem(file) + ".txt"), str(file)) for file in files]
@@ -80,7 +80,7 @@ class CityscapesPredictions:
         """Files that the txt names."""
         return len(self._parse(key).check().lines)
 
-    def files(self, key: str) -> Sequence[Path]:
+    def files(self, key: str) -> Sequence[AnyPath]:
         """The txt and its masks; the txt alone where it is damaged."""
         path = self._files[key]
         try:
@@ -133,7 +133,7 @@ class CocoPredictions:
 
     def __init__(
         self,
-        path: Path,
+        path: AnyPath,
         keys: Mapping[ImageId, str] | None,
         labels: Mapping[str, int] | None = None,
     ) -> None:
@@ -158,7 +158,7 @@ class CocoPredictions:
         """Entries of the image."""
         return len(self._results.by_image[self._ids[key]])
 
-    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+    def files(self, key: str) -> Sequence[AnyPath]:  # noqa: ARG002
         """The json."""
         return [self._results.path]
 
@@ -183,7 +183,7 @@ class MaskFiles:
     lists_every_image = True
     has_labels = False
 
-    def __init__(self, image: Path, masks: Sequence[Path]) -> None:
+    def __init__(self, image: AnyPath, masks: Sequence[AnyPath]) -> None:
         self._key, self._masks = image_key(image.name), tuple(masks)
 
     def keys(self) -> Sequence[str]:
@@ -194,7 +194,7 @@ class MaskFiles:
         """Mask files."""
         return len(self._masks)
 
-    def files(self, key: str) -> Sequence[Path]:  # noqa: ARG002
+    def files(self, key: str) -> Sequence[AnyPath]:  # noqa: ARG002
         """The mask files."""
         return self._masks
 
@@ -226,8 +226,8 @@ def _check_size(mask: Mask, size: Size, name: str) -> None:
 
 
 def open_predictions(
-    path: Path,
-    masks: Sequence[Path] | None,
+    path: AnyPath,
+    masks: Sequence[AnyPath] | None,
     keys: Mapping[ImageId, str] | None,
     labels: Mapping[str, int] | None = None,
 ) -> Predictions:

@@ -10,11 +10,11 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.evaluation.bootstrap import COVERAGE, NUM_DRAWS, ImageBootstrap
 from bpr.pipeline.evaluation.comparison import (
     BOUNDARY_IOU,
@@ -93,7 +93,7 @@ def build_report(evaluation: Evaluation, about: Mapping[str, Any]) -> Json:
     return content
 
 
-def is_own_report(path: Path) -> bool:
+def is_own_report(path: AnyPath) -> bool:
     """Whether a file is a report of `bpr evaluate`, which the next one may replace."""
     try:
         content = json.loads(path.read_bytes())

@@ -7,9 +7,9 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.extraction.settings import FOLDERS, ExtractionSettings
 from bpr.pipeline.extraction.shard import (
     FailedImage,
@@ -52,21 +52,21 @@ class Extraction:
 
     source: Source
     settings: ExtractionSettings
-    out: Path
+    out: AnyPath
     inputs: Mapping[str, str] = field(default_factory=dict)  # where the source lies, for the record
 
     @property
-    def work(self) -> Path:
+    def work(self) -> AnyPath:
         """For temporary files and notes."""
         return self.out / ".bpr" / self.settings.split
 
     @property
-    def manifest(self) -> Path:
+    def manifest(self) -> AnyPath:
         """Lists the dataset: it is complete when this is there."""
         return self.out / manifest_name(self.settings.split)
 
     @property
-    def report(self) -> Path:
+    def report(self) -> AnyPath:
         """How the last run went."""
         return self.out / f"report-{self.settings.split}.json"
 
@@ -184,7 +184,7 @@ def _forget(extraction: Extraction) -> None:
         note.unlink()
 
 
-def _existing(extraction: Extraction) -> Path | None:
+def _existing(extraction: Extraction) -> AnyPath | None:
     """A file that a run would write over or among."""
     split = extraction.settings.split
     if extraction.settings.layout == FOLDERS:

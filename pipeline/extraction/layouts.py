@@ -7,11 +7,11 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.extraction.samples import (
     PatchedInstance,
     Sample,
@@ -53,8 +53,8 @@ Written = tuple[dict[str, str], int]
 
 
 def write_shard(
-    out: Path,
-    work: Path,
+    out: AnyPath,
+    work: AnyPath,
     name: str,
     settings: ExtractionSettings,  # noqa: ARG001
     instances: Iterable[KeptInstance],
@@ -97,8 +97,8 @@ def write_shard(
 
 
 def write_folders(
-    out: Path,
-    work: Path,
+    out: AnyPath,
+    work: AnyPath,
     name: str,  # noqa: ARG001
     settings: ExtractionSettings,
     instances: Iterable[KeptInstance],
@@ -129,7 +129,7 @@ def write_folders(
     return files, size
 
 
-Writer = Callable[[Path, Path, str, ExtractionSettings, Iterable[KeptInstance]], Written]
+Writer = Callable[[AnyPath, AnyPath, str, ExtractionSettings, Iterable[KeptInstance]], Written]
 
 WRITERS: Mapping[str, Writer] = {SHARDS: write_shard, FOLDERS: write_folders}
 

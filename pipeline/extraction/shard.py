@@ -12,10 +12,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from bpr import __version__
+from bpr._paths import AnyPath
 from bpr._weight_files import file_sha256
 from bpr.pipeline.extraction.layouts import WRITERS, KeptInstance
 from bpr.pipeline.extraction.samples import patched_instances
@@ -45,8 +45,8 @@ class Shard:
     settings: ExtractionSettings
     setup: str  # digest of all that the dataset depends on but the content of files
     software: Mapping[str, str]  # of the planning process
-    out: Path  # of the dataset
-    work: Path  # for temporary files and notes
+    out: AnyPath  # of the dataset
+    work: AnyPath  # for temporary files and notes
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Shard:
         return f"{self.settings.split}-{self.number:06d}"
 
     @property
-    def note(self) -> Path:
+    def note(self) -> AnyPath:
         """What is noted of the shard when it is done."""
         return self.work / f"{self.name}.json"
 
@@ -123,7 +123,7 @@ def extract_shard(shard: Shard, crashed: Mapping[str, str] | None = None) -> Sha
     return result
 
 
-def read_note(path: Path) -> ShardResult | None:
+def read_note(path: AnyPath) -> ShardResult | None:
     """What an earlier run noted of a shard; None without a readable note."""
     note = _read_note(path)
     return None if note is None else _as_result(note)
@@ -210,7 +210,7 @@ def _known_result(shard: Shard, stamps: str) -> ShardResult | None:
     return _as_result(note, already_done=True)
 
 
-def _read_note(path: Path) -> dict[str, Any] | None:
+def _read_note(path: AnyPath) -> dict[str, Any] | None:
     content = read_if_there(path)
     try:
         note = json.loads(content) if content is not None else None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from bpr._paths import AnyPath
 from bpr.pipeline.files import find_files
 from bpr.pipeline.formats.images import encode_mask, read_masks
 from bpr.pipeline.formats.left_object import LeftObject
@@ -40,7 +41,7 @@ class PredictionLine:
 class PredictionFile:
     """A parsed `<stem>_pred.txt`; its masks are not read yet."""
 
-    path: Path
+    path: AnyPath
     content: bytes  # the txt as it is, to be written again unchanged
     lines: tuple[PredictionLine, ...]
     left: tuple[LeftObject, ...] = ()  # lines that cannot be read
@@ -57,7 +58,7 @@ class PredictionFile:
         return self
 
 
-def find_prediction_files(folder: Path) -> list[Path]:
+def find_prediction_files(folder: AnyPath) -> list[AnyPath]:
     """All `*_pred.txt` below a folder, as `find_files` finds them.
 
     Raises:
@@ -69,12 +70,12 @@ def find_prediction_files(folder: Path) -> list[Path]:
     return found
 
 
-def has_prediction_files(folder: Path) -> bool:
+def has_prediction_files(folder: AnyPath) -> bool:
     """Whether any is below a folder."""
     return any(path.name.endswith(SUFFIX) for path in find_files(folder))
 
 
-def image_stem(path: Path) -> str:
+def image_stem(path: AnyPath) -> str:
     """The stem of the image that a `<stem>_pred.txt` belongs to."""
     return path.name[: -len(SUFFIX)]
 
@@ -84,7 +85,7 @@ def image_stems(name: str) -> list[str]:
     return [name, f"{name}{IMAGE_SUFFIX}"]
 
 
-def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
+def parse_prediction_file(path: AnyPath, folder: AnyPath) -> PredictionFile:
     """Read a txt without its masks. Lines that are not `file label score` are `left`.
 
     Args:
@@ -115,7 +116,7 @@ def parse_prediction_file(path: Path, folder: Path) -> PredictionFile:
     )
 
 
-def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionLine:
+def _parse_line(row: str, inside: str, folder: AnyPath, number: int) -> PredictionLine:
     words = row.split()
     if len(words) != 3:
         raise ValueError(f"expected 'file label score', got {row.strip()!r}")
@@ -127,7 +128,7 @@ def _parse_line(row: str, inside: str, folder: Path, number: int) -> PredictionL
     return PredictionLine(name, int(label), score, number)
 
 
-def _mask_name(row: str, inside: str, folder: Path) -> str:
+def _mask_name(row: str, inside: str, folder: AnyPath) -> str:
     """The file that a line names. ValueError: it is no mask inside the folder."""
     words = row.split()
     # by name, not by following links: masks that are links to another disk are fine

@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text, polygons, rle
 from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.formats.text import decode_text, encode_pieces_like, kind_of, load_json, short
@@ -31,7 +32,7 @@ class CocoResults:
     Segmentations stay compressed until an image is read.
     """
 
-    path: Path
+    path: AnyPath
     records: Mapping[int, Mapping[str, Any]]  # by position in the file
     by_image: Mapping[ImageId, tuple[int, ...]]  # image id -> positions in records
     strays: Mapping[int, str]  # position of an entry without an image -> what is wrong with it
@@ -52,7 +53,7 @@ class CocoResults:
         return (self.records[index].get("segmentation") for index in self.by_image[image_id])
 
 
-def load_results(path: Path) -> CocoResults:
+def load_results(path: AnyPath) -> CocoResults:
     """Read a results json; masks are decoded later, image by image.
 
     Raises:
@@ -61,7 +62,7 @@ def load_results(path: Path) -> CocoResults:
     return _group_results(path, load_json(path))
 
 
-def load_results_or_labels(path: Path, include_crowds: bool = False) -> CocoResults:
+def load_results_or_labels(path: AnyPath, include_crowds: bool = False) -> CocoResults:
     """Read a results json, or the labels of a data set: an object with annotations and images.
 
     Annotations of crowds, and those without a mask, belong to no image: they are `kept`.
@@ -88,7 +89,7 @@ def load_results_or_labels(path: Path, include_crowds: bool = False) -> CocoResu
     return replace(_group_results(path, annotations, kept), data_set=data_set)
 
 
-def _labels(path: Path, content: Any) -> tuple[list[Any], dict[str, Any]]:
+def _labels(path: AnyPath, content: Any) -> tuple[list[Any], dict[str, Any]]:
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not isinstance(content.get("images"), list):
         raise ValueError(
@@ -118,7 +119,9 @@ def id_text(value: Any) -> ImageId | None:
         return None
 
 
-def _group_results(path: Path, content: Any, kept: Mapping[int, str] | None = None) -> CocoResults:
+def _group_results(
+    path: AnyPath, content: Any, kept: Mapping[int, str] | None = None
+) -> CocoResults:
     if not isinstance(content, list):
         raise ValueError(
             f"{path}: expected COCO results (a json list of instances), got a json "
@@ -160,7 +163,7 @@ class ImageEntry:
         return self.file_name or "an image without file_name"
 
 
-def load_images(path: Path) -> dict[ImageId, ImageEntry]:
+def load_images(path: AnyPath) -> dict[ImageId, ImageEntry]:
     """The file of each image id, from any COCO json with `images`.
 
     Raises:
@@ -169,7 +172,7 @@ def load_images(path: Path) -> dict[ImageId, ImageEntry]:
     return parse_images(path, load_json(path))
 
 
-def parse_images(path: Path, content: Any) -> dict[ImageId, ImageEntry]:
+def parse_images(path: AnyPath, content: Any) -> dict[ImageId, ImageEntry]:
     """As `load_images`, of a json that is read already."""
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
@@ -327,7 +330,7 @@ def encode_results(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def encode_refined(
-    path: Path, refined: Iterable[Mapping[str, Any] | None], is_data_set: bool
+    path: AnyPath, refined: Iterable[Mapping[str, Any] | None], is_data_set: bool
 ) -> Iterator[bytes]:
     """A json with other masks, every other byte as it was.
 

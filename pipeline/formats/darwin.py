@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text, polygons
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.label_maps import MapObjects, Values
@@ -25,7 +25,7 @@ from bpr.pipeline.instance import Instance, Mask, Size
 class DarwinFile:
     """A parsed json."""
 
-    path: Path
+    path: AnyPath
     original: bytes
     content: Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def is_darwin(content: Any) -> bool:
     return isinstance(content.get("image"), dict) and "filename" in content["image"]
 
 
-def parse(path: Path) -> DarwinFile:
+def parse(path: AnyPath) -> DarwinFile:
     """Read a json.
 
     Raises:

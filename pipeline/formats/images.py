@@ -27,6 +27,7 @@ from PIL import (
 )
 from zlib_ng import zlib_ng
 
+from bpr._paths import AnyPath, is_local
 from bpr.pipeline.formats import mask_values, tiff_windows
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.label_maps import MapObjects
@@ -99,7 +100,7 @@ class NamedFile(io.BytesIO):
         return self._name
 
 
-ImageFile = Path | NamedFile
+ImageFile = AnyPath | NamedFile
 
 
 class TooManyPixels(ValueError):
@@ -169,7 +170,7 @@ def read_image(
     Raises:
         ValueError: the file is missing, truncated or not an image (TooManyPixels: too large).
     """
-    if by_windows and isinstance(path, Path) and (found := _windows_of(path, max_pixels)):
+    if by_windows and not isinstance(path, NamedFile) and (found := _windows_of(path, max_pixels)):
         return found
     loaded = _load_page(path, max_pixels=max_pixels)
     file, turn = loaded.file, loaded.orientation
@@ -201,8 +202,10 @@ def read_image(
     return Photograph(np.ascontiguousarray(pixels), tuple(notes), stored)
 
 
-def _windows_of(path: Path, max_pixels: int) -> Photograph | None:
-    """A large TIFF of which nothing is read yet; None of other files."""
+def _windows_of(path: AnyPath, max_pixels: int) -> Photograph | None:
+    """A large TIFF of which nothing is read yet; None of other files and other machines."""
+    if not is_local(path):
+        return None
     try:
         header = read_header(path)
     except ValueError:
@@ -450,7 +453,7 @@ def is_geotiff(path: ImageFile) -> bool:
     return isinstance(path, Path) and path.suffix.lower() in _ENDINGS["TIFF"] and bool(_geo(path))
 
 
-def encode_geotiff(png: bytes, path: Path) -> bytes:
+def encode_geotiff(png: bytes, path: AnyPath) -> bytes:
     """A PNG as a TIFF that lies where another one does."""
     known = _geo(path)
     info = TiffImagePlugin.ImageFileDirectory_v2()
@@ -463,7 +466,7 @@ def encode_geotiff(png: bytes, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _geo(path: Path) -> TiffImagePlugin.ImageFileDirectory_v2:
+def _geo(path: AnyPath) -> TiffImagePlugin.ImageFileDirectory_v2:
     """The tags of GeoTIFF and GDAL in a file."""
     found = TiffImagePlugin.ImageFileDirectory_v2()
     try:
@@ -631,9 +634,11 @@ def _check_pixels(path: ImageFile, size: Size, max_pixels: int) -> None:
         )
 
 
-def _openable(path: ImageFile) -> ImageFile:
+def _openable(path: ImageFile) -> Path | NamedFile:
     """Pillow opens files of this machine; those of object stores are fetched."""
-    return path if isinstance(path, (Path, NamedFile)) else NamedFile(path.read_bytes(), str(path))
+    if isinstance(path, NamedFile) or is_local(path):
+        return path
+    return NamedFile(path.read_bytes(), str(path))
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.left_object import LeftObject
@@ -31,7 +31,7 @@ _RUNS = re.compile(r"\s*\d{1,15}(\s+\d{1,15})*\s*")
 class KaggleFile:
     """A parsed csv."""
 
-    path: Path
+    path: AnyPath
     rows: Mapping[int, str]  # EncodedPixels, by the number of the row, the first below the header
     by_image: Mapping[str, tuple[int, ...]]  # image -> its rows
 
@@ -87,7 +87,7 @@ class KaggleFile:
         return encode_like("".join(lines), content)
 
 
-def is_run_length_csv(path: Path) -> bool:
+def is_run_length_csv(path: AnyPath) -> bool:
     """Whether a csv has the column EncodedPixels."""
     try:
         first = read_text(path)[1].split("\n", 1)[0]
@@ -96,7 +96,7 @@ def is_run_length_csv(path: Path) -> bool:
     return _PIXELS in first.lower()
 
 
-def parse(path: Path) -> KaggleFile:
+def parse(path: AnyPath) -> KaggleFile:
     """Read a csv.
 
     Raises:
@@ -162,7 +162,7 @@ def _records(text: str) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"expected a csv, got: {error}") from None
 
 
-def _columns(header: Sequence[str], path: Path) -> tuple[int, int]:
+def _columns(header: Sequence[str], path: AnyPath) -> tuple[int, int]:
     """Positions of the image and of EncodedPixels."""
     names = [name.strip().lower() for name in header]
     images = [index for index, name in enumerate(names) if name.startswith(_IMAGE)]

@@ -10,12 +10,13 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text, polygons
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import NamedFile, encode_mask, read_mask
@@ -30,7 +31,7 @@ _FAR = 10  # times the image's size; no shape comes near it
 class LabelMeFile:
     """A parsed json."""
 
-    path: Path
+    path: AnyPath
     original: bytes
     content: Mapping[str, Any]
     image_name: str | None  # as the json has it, with slashes
@@ -63,7 +64,7 @@ class LabelMeFile:
             raise ValueError(f"{self.path}: expected imageData in base64, got another") from None
 
 
-def parse(path: Path) -> LabelMeFile:
+def parse(path: AnyPath) -> LabelMeFile:
     """Read a json.
 
     Raises:

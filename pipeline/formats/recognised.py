@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats.text import load_json, read_text
 
 _DATUMARO = (
@@ -15,7 +15,7 @@ _EXPORT = "export it from there as COCO"
 _FOLDER = "name the folder of these jsons"
 
 
-def name_of_format(path: Path) -> str:
+def name_of_format(path: AnyPath) -> str:
     """What a file is, and what to do, where it is not read as it is; else nothing.
 
     Returns:
@@ -35,7 +35,7 @@ def name_of_format(path: Path) -> str:
     return f"; this is {name}: {advice}" if name else ""
 
 
-def _name_of_text(path: Path) -> str:
+def _name_of_text(path: AnyPath) -> str:
     try:
         head = read_text(path)[1][:4000]
     except ValueError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text, rle
 from bpr.pipeline.formats.frame import Frame, frame_of
 from bpr.pipeline.formats.left_object import LeftObject
@@ -24,7 +24,7 @@ _MARK = "predicted_iou"  # that records of SAM have
 class SamFile:
     """A parsed json."""
 
-    path: Path
+    path: AnyPath
     original: bytes
     records: Sequence[Any]
     image_name: str | None  # as the json has it
@@ -37,7 +37,7 @@ def is_sam(content: Any) -> bool:
     return bool(records) and all(isinstance(one, dict) and _MARK in one for one in records)
 
 
-def parse(path: Path) -> SamFile:
+def parse(path: AnyPath) -> SamFile:
     """Read a json.
 
     Raises:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text
 from bpr.pipeline.formats.coco import id_text, parse_images
 from bpr.pipeline.formats.label_maps import MapObjects, Values, connected_parts
@@ -45,7 +46,7 @@ class SegmentedImage:
 class SegmentsFile:
     """A parsed json."""
 
-    path: Path
+    path: AnyPath
     images: Mapping[str, SegmentedImage]  # by image id, or name of the sample
     zero_is_void: bool  # pixels of no segment stay; else they are background
 
@@ -109,7 +110,7 @@ def is_segments_ai(content: Any) -> bool:
     return isinstance(data_set, dict) and isinstance(data_set.get("samples"), list)
 
 
-def parse(path: Path) -> SegmentsFile:
+def parse(path: AnyPath) -> SegmentsFile:
     """Read a json of one of the two.
 
     Raises:
@@ -125,7 +126,7 @@ def parse(path: Path) -> SegmentsFile:
     )
 
 
-def _parse_panoptic(path: Path, content: Any) -> SegmentsFile:
+def _parse_panoptic(path: AnyPath, content: Any) -> SegmentsFile:
     entries = parse_images(path, content) if "images" in content else {}
     categories = content.get("categories")
     stuff = {
@@ -153,7 +154,7 @@ def _parse_panoptic(path: Path, content: Any) -> SegmentsFile:
     return SegmentsFile(path=path, images=images, zero_is_void=True)
 
 
-def _parse_segments_ai(path: Path, content: Any) -> SegmentsFile:
+def _parse_segments_ai(path: AnyPath, content: Any) -> SegmentsFile:
     images: dict[str, SegmentedImage] = {}
     for index, sample in enumerate(content["dataset"]["samples"]):
         where = f"{path}, samples, entry {index}"

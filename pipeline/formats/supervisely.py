@@ -11,12 +11,12 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text, polygons
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.images import NamedFile, read_mask
@@ -32,7 +32,7 @@ _LARGEST = 2**28  # bytes of a bitmap's PNG
 class SuperviselyFile:
     """A parsed json."""
 
-    path: Path
+    path: AnyPath
     original: bytes
     objects: Sequence[Any]
     size: Size | None  # (height, width), where the json says so
@@ -52,7 +52,7 @@ def is_supervisely(content: Any) -> bool:
     )
 
 
-def parse(path: Path) -> SuperviselyFile:
+def parse(path: AnyPath) -> SuperviselyFile:
     """Read a json.
 
     Raises:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
+
+from bpr._paths import AnyPath
 
 _MARKS = (  # of UTF-32 first: it begins like UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -45,7 +46,7 @@ def _mark_of(content: bytes) -> tuple[bytes, str]:
     return next((found for found in _MARKS if content.startswith(found[0])), (b"", "utf-8"))
 
 
-def read_text(path: Path) -> tuple[bytes, str]:
+def read_text(path: AnyPath) -> tuple[bytes, str]:
     """The bytes and the text of a file.
 
     Raises:
@@ -60,7 +61,7 @@ def read_text(path: Path) -> tuple[bytes, str]:
         raise ValueError(f"{path}: expected text in UTF-8, got other bytes") from None
 
 
-def load_json(path: Path) -> Any:
+def load_json(path: AnyPath) -> Any:
     """Read a json file.
 
     Raises:

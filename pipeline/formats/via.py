@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import json_text, polygons
 from bpr.pipeline.formats.frame import Frame
 from bpr.pipeline.formats.left_object import LeftObject
@@ -33,7 +33,7 @@ class Region:
 class ViaFile:
     """A parsed json."""
 
-    path: Path
+    path: AnyPath
     regions: Mapping[int, Region]  # by position in the file
     by_image: Mapping[str, tuple[int, ...]]  # file name -> positions in regions
 
@@ -135,7 +135,7 @@ def is_via(content: Any) -> bool:
     )
 
 
-def parse(path: Path) -> ViaFile:
+def parse(path: AnyPath) -> ViaFile:
     """Read a json.
 
     Raises:

@@ -11,10 +11,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr.pipeline.formats import polygons
 from bpr.pipeline.formats.left_object import LeftObject
 from bpr.pipeline.formats.text import encode_like, read_text
@@ -40,14 +40,14 @@ class YoloLine:
 class YoloFile:
     """A parsed txt."""
 
-    path: Path
+    path: AnyPath
     content: bytes
     rows: tuple[str, ...]  # with their ends, blank ones too
     places: tuple[int, ...]  # position in rows of each line
     lines: tuple[YoloLine, ...]
 
 
-def parse(path: Path) -> YoloFile:
+def parse(path: AnyPath) -> YoloFile:
     """Read a txt; an empty one has no objects. Lines that cannot be read say why.
 
     Raises:
@@ -66,7 +66,7 @@ def parse(path: Path) -> YoloFile:
     )
 
 
-def may_be_labels(path: Path) -> bool:
+def may_be_labels(path: AnyPath) -> bool:
     """Whether a txt has lines of numbers alone, or none at all: others are texts for people."""
     try:
         rows = [row.split() for row in read_text(path)[1].splitlines() if row.strip()]

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from bpr._paths import AnyPath
 from bpr.pipeline.crops import crop_patches
 from bpr.pipeline.datasets.image_index import ImageIndex
 from bpr.pipeline.datasets.simulate import simulate_coarse_mask
@@ -30,7 +31,7 @@ MIN_AREA = 100  # pixels; smaller objects have no shape to learn from
 class LabelledImage:
     """A photograph and its instance map (8-bit, 0 background, k instance, 255 ignore)."""
 
-    image: Path
+    image: AnyPath
     instance_map: Path
 
 

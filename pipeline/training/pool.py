@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bpr._paths import AnyPath
 from bpr._replace import replace_file
 from bpr.pipeline.formats.images import IGNORE, read_image
 from bpr.pipeline.instance import BoolArray, Box, Mask, UInt8Array, grow
@@ -40,7 +41,7 @@ class PoolObject:
 class PoolSource:
     """A photograph and its objects."""
 
-    image: Path
+    image: AnyPath
     objects: tuple[PoolObject, ...]
     ignore: BoolArray | None = None  # (H, W), True where the truth is unknown
     dataset: str = ""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bpr._paths import AnyPath
 from bpr.pipeline.batch.job import Job
 from bpr.pipeline.batch.open_job import JobRequest, open_job, writes_json
 from bpr.pipeline.files import find_files, object_path
@@ -84,7 +85,7 @@ def _open_places(spec: JobSpec, places: JobPlaces) -> PreparedJob:
     images_json = None if places.images_json is None else object_path(places.images_json)
     as_json = writes_json(pred, spec.format)
     if places.out is None:
-        out = _root(spec) / OUTPUT / (f"{safe_stem(pred.name)}.json" if as_json else "")
+        out: AnyPath = _root(spec) / OUTPUT / (f"{safe_stem(pred.name)}.json" if as_json else "")
         out.parent.mkdir(parents=True, exist_ok=True)
     else:
         out = object_path(places.out)
