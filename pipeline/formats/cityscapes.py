@@ -138,7 +138,7 @@ def _mask_name(row: str, inside: str, folder: AnyPath) -> str:
         )
     # our own files in the output: the journal's folder, the report, the txts
     parts = Path(words[0]).parts
-    if ".bpr" in parts or words[0].endswith((".txt", ".json")):
+    if ".bpr" in parts or words[0].endswith((".txt", ".json")) or "\0" in words[0]:
         raise ValueError(f"expected the name of a mask image, got {words[0]!r}")
     return words[0]
 

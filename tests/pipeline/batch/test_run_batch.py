@@ -639,6 +639,14 @@ def test_a_txt_cannot_name_our_own_files(material, name):
     assert "expected the name of a mask image" in progress.failures[0].reason
 
 
+def test_a_name_with_a_null_byte_costs_its_line_alone(material):
+    path = material.folder / "a_pred.txt"
+    path.write_bytes(path.read_bytes() + b"a\0_0.png 26 0.5\n")
+    progress = run(material.cityscapes())
+    assert progress.failures == ()
+    assert ["expected the name of a mask image" in str(left) for left in progress.left] == [True]
+
+
 def test_results_of_an_image_that_fails_now_or_is_gone_are_kept_and_reported(material):
     run(material.cityscapes())
     before = content(material.root / "refined")
