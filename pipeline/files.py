@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, overload
+from weakref import WeakSet
 
 from bpr._extras import install_command
 from bpr._paths import AnyPath, is_local
@@ -157,6 +158,23 @@ def claim(file: IO[bytes], what: str) -> None:
         raise ValueError(f"{what}: another run is using it") from None
     except OSError:
         return  # some network drives know no locks
+    _CLAIMED.add(file)
+
+
+_CLAIMED: WeakSet[IO[bytes]] = WeakSet()
+
+
+def _leave_claims() -> None:
+    """Let a forked process, which may outlive a killed parent, not keep what that claimed."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for file in _CLAIMED:
+        if not file.closed:
+            os.dup2(nothing, file.fileno())
+    os.close(nothing)
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_leave_claims)
 
 
 def refuse_to_overwrite(outputs: Iterable[AnyPath], inputs: Iterable[AnyPath]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from bpr.scripts.options import parse_path, print_some
 from bpr.scripts.progress import ProgressLine
 from bpr.scripts.training_options import (
     add_training_options,
+    run_claimed,
     save_clock,
     set_threads,
     with_origin,
@@ -139,8 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("--validation-images, --validation-ground-truth: expected both or none")
     if arguments.validate_every < 1:
         raise ValueError(f"--validate-every: expected an int > 0, got {arguments.validate_every}")
-    with joined(arguments.device) as process:
-        _train(arguments, process)
+    with joined(arguments.device) as process, ExitStack() as held:
+        _train(arguments, process, held)
     return 0
 
 
@@ -155,7 +157,7 @@ class _Beginning:
     said: str  # description for the terminal
 
 
-def _train(arguments: argparse.Namespace, process: Process) -> None:
+def _train(arguments: argparse.Namespace, process: Process, held: ExitStack) -> None:
     source = _source(arguments.ground_truth, arguments.images)
     named = source.categories()
     categories = Categories(tuple(named.values()), tuple(named))
@@ -174,6 +176,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
             f"--batch-size: expected a multiple of the {process.count} processes, "
             f"got {schedule.batch_size}"
         )
+    held.enter_context(run_claimed(arguments, process))
     scanned = _scan(arguments, source, process)
     source = replace(source, without=scanned.unusable)
     if preset.keypoints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import torch
 from torch.utils.data import DataLoader
@@ -23,7 +24,7 @@ from bpr.refiner.model_config import ModelConfig
 from bpr.refiner.unet import PatchUNet, start_from_imagenet
 from bpr.refiner.unet_training import UNetRecipe, UNetTrainer
 from bpr.scripts.progress import ProgressLine
-from bpr.scripts.training_options import save_clock, with_origin
+from bpr.scripts.training_options import run_claimed, save_clock, with_origin
 
 INPUT_SIZE = 96  # pixels
 STEPS = 4000
@@ -33,11 +34,14 @@ ALONE_WITH_OTHERS = ("patches", "validation_images", "recipe")
 """Options of the networks of a single pass."""
 
 
-def train_passes(arguments: argparse.Namespace, process: Process) -> None:
+def train_passes(arguments: argparse.Namespace, process: Process, held: ExitStack) -> None:
     """Train or resume; at the last step, write RUN/unet-lite0.safetensors.
 
+    Args:
+        held: takes the lock on RUN.
+
     Raises:
-        ValueError: an option of other networks, or data that cannot be used.
+        ValueError: an option of other networks, data that cannot be used, or RUN is in use.
     """
     for name in ALONE_WITH_OTHERS:
         if getattr(arguments, name) is not None:
@@ -57,6 +61,7 @@ def train_passes(arguments: argparse.Namespace, process: Process) -> None:
         bfloat16=_in_bfloat16(arguments.precision, process.device),
     )
     input_size = arguments.input_size or INPUT_SIZE
+    held.enter_context(run_claimed(arguments, process))
     pool = _pool(arguments)
     trainer = UNetTrainer(
         network,

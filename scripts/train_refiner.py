@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from bpr.scripts.progress import ProgressLine
 from bpr.scripts.train_passes import INPUT_SIZE, STEPS, train_passes
 from bpr.scripts.training_options import (
     add_training_options,
+    run_claimed,
     save_clock,
     set_threads,
     with_origin,
@@ -167,11 +169,9 @@ def run(arguments: argparse.Namespace) -> int:
             "expected --images with --ground-truth, or --patches alone, or --pool alone"
         )
     set_threads(arguments)
-    with joined(arguments.device) as process:
-        if _architecture(arguments) == PASSES:
-            train_passes(arguments, process)
-        else:
-            _train(arguments, process)
+    with joined(arguments.device) as process, ExitStack() as held:
+        train = train_passes if _architecture(arguments) == PASSES else _train
+        train(arguments, process, held)
     return 0
 
 
@@ -200,7 +200,7 @@ def _architecture(arguments: argparse.Namespace) -> str:
     return architecture
 
 
-def _train(arguments: argparse.Namespace, process: Process) -> None:
+def _train(arguments: argparse.Namespace, process: Process, held: ExitStack) -> None:
     source, about = _source(arguments)
     recipe = RECIPES[arguments.recipe or "bpr"]
     input_size = arguments.input_size or DEFAULT_SIZE
@@ -212,6 +212,7 @@ def _train(arguments: argparse.Namespace, process: Process) -> None:
         recipe = replace(recipe, steps=arguments.steps)
     torch.manual_seed(arguments.seed)
     network, origin = _first_network(arguments)
+    held.enter_context(run_claimed(arguments, process))
     trainer = RefinerTrainer(
         network,
         recipe,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 
 import cv2
 import torch
 
-from bpr._training_run import CHECKPOINT_S, SaveClock
+from bpr._training_run import CHECKPOINT_S, Process, SaveClock
+from bpr.pipeline.files import claimed
 
 
 def add_training_options(parser: argparse.ArgumentParser, loaders: int, task: str) -> None:
@@ -81,6 +83,17 @@ def save_clock(arguments: argparse.Namespace) -> SaveClock:
             f"--checkpoint-minutes: expected a number > 0, got {arguments.checkpoint_minutes:g}"
         )
     return SaveClock(60 * arguments.checkpoint_minutes)
+
+
+def run_claimed(arguments: argparse.Namespace, process: Process) -> AbstractContextManager[None]:
+    """Keep other trainings out of RUN. It is made, so check all options before.
+
+    Raises:
+        ValueError: another training writes to it.
+    """
+    if not process.is_first:
+        return nullcontext()
+    return claimed(arguments.out / "lock", str(arguments.out))
 
 
 def _seed(text: str) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ import torch
 from bpr.detector.checkpoints import load_detector
 from bpr.pipeline.formats.images import read_image
 from bpr.scripts.main import main
+from bpr.scripts.training_options import add_training_options, save_clock
 from tests.datasets import write_dataset
 from tests.pipeline.evaluation.datasets import make_dataset
+from tests.systems import needs_signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,3 +173,38 @@ def test_a_wrong_command_is_answered_by_a_sentence_and_2(photographs, tmp_path, 
     assert WRONG[words] in said
     assert said.splitlines()[-1].startswith(("bpr train-detector: ", "bpr: error: "))
     assert not (tmp_path / "run").exists()
+
+
+@needs_signals
+@pytest.mark.slow
+def test_a_kill_costs_no_more_than_since_the_last_checkpoint(photographs, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = command(photographs, run, "--steps", "100000", "--checkpoint-minutes", "0.001")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bpr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for((run / "checkpoint.pt").exists)
+        assert main(words) == 2
+        assert f"{run}: another run is using it" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
+    state = torch.load(run / "checkpoint.pt", weights_only=True)  # whole, whenever the kill came
+    assert state["step"] >= 1
+    assert main(command(photographs, run, "--steps", "100000", "--seed", "1")) == 2
+    assert "another training" in capsys.readouterr().err, "the lock went with the process"
+
+
+def test_a_checkpoint_is_due_after_five_minutes_unless_told_otherwise():
+    parser = argparse.ArgumentParser()
+    add_training_options(parser, loaders=1, task="read images")
+    assert save_clock(parser.parse_args([])).every_s == 300
+    assert save_clock(parser.parse_args(["--checkpoint-minutes", "0.5"])).every_s == 30
+
+
+def wait_for(condition, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -266,7 +266,7 @@ def test_a_missing_mask_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["x\0y.png", "x" * 5000 + ".png", "."])
 def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="expected (a|the name of a mask)"):
+    with pytest.raises(ValueError, match=r"expected (a|the name of a mask)"):
         cityscapes.read_instances(parse(tmp_path, f"{name} 26 0.5\n"))
 
 
