@@ -28,11 +28,12 @@ def add_refined_field(samples: Any, field: str, refined_field: str, refiner: Ref
         detections = sample[field]
         if detections is None:
             continue
+        path = sample.filepath
         try:
-            image = read_image(Path(sample.filepath)).pixels
+            image = read_image(Path(path)).pixels
             sample[refined_field] = refiner(image, detections)
         except ValueError as error:
-            failures.append(f"{sample.filepath}: {error}")
+            failures.append(str(error) if str(error).startswith(path) else f"{path}: {error}")
     return failures
 
 

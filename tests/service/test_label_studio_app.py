@@ -2,7 +2,7 @@
 
 uv tool install label-studio && pytest -m slow tests/service/test_label_studio_app.py
 
-Its screenshots lie in pytest's temporary folder; those in docs/pictures are copies of them.
+Its screenshots lie in pytest's temporary folder; those in docs/screenshots are copies of them.
 """
 
 from __future__ import annotations
