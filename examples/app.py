@@ -20,7 +20,7 @@ def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
     drawn = image.copy()
     for mask in masks:
         lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, lines, -1, (255, 60, 60), max(image.shape[0] // 300, 1))
+        cv2.drawContours(drawn, lines, -1, (60, 255, 60), max(image.shape[0] // 300, 1))
     return drawn
 
 

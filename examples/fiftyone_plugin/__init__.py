@@ -1,6 +1,7 @@
 """Refine the masks of a data set from FiftyOne's App.
 
 pip install bpr-refine fiftyone
+mkdir -p "$(fiftyone config plugins_dir)"
 cp -r examples/fiftyone_plugin "$(fiftyone config plugins_dir)/bpr"
 """
 

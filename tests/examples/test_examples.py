@@ -14,7 +14,9 @@ import time
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bpr.pipeline.demo.inputs import input_files
 from bpr.pipeline.demo.scenes import load_demo_scenes
@@ -70,25 +72,62 @@ def address(tmp_path):
             app.wait(30)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)")
-def test_the_app_refines_mask_files(address, tmp_path):
+@pytest.fixture
+def page(address):
     from playwright.sync_api import sync_playwright
 
-    for name, content in input_files(load_demo_scenes()).items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1100})
         page.goto(address)
-        inputs = page.locator("input[type=file]")
-        inputs.nth(0).set_input_files(tmp_path / "photos/coffee.png")
-        page.locator("input[type=file]").last.set_input_files(tmp_path / "masks/coffee_cup.png")
-        page.wait_for_timeout(2000)
-        page.get_by_role("button", name="Refine").click()
-        page.locator("[data-testid=slider] img, .slider-wrap img, .slider img").first.wait_for(
-            timeout=120_000
-        )
-        page.screenshot(path=tmp_path / "app.png")
+        yield page
         browser.close()
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    for name, content in input_files(load_demo_scenes()).items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path
+
+
+def outlined(page, folder):
+    """What the slider shows, before and after, as bool: where an outline is drawn."""
+    slider = page.locator("[data-testid=slider] img, .slider-wrap img, .slider img")
+    slider.first.wait_for(timeout=120_000)
+    page.screenshot(path=folder / "app.png")
+    assert slider.count() == 2
+    shown = []
+    for image in slider.all():
+        with urlopen(image.get_attribute("src")) as answer:
+            pixels = np.asarray(Image.open(answer).convert("RGB")).astype(int)
+        red, green, blue = np.moveaxis(pixels, 2, 0)
+        shown.append(green - np.maximum(red, blue) > 50)
+    return shown
+
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium (Debian: apt-get install chromium)"
+)
+
+
+@needs_chromium
+def test_the_app_refines_mask_files(page, inputs):
+    page.locator("input[type=file]").first.set_input_files(inputs / "photos/coffee.png")
+    page.locator("input[type=file]").last.set_input_files(inputs / "masks/coffee_cup.png")
+    page.wait_for_timeout(2000)
+    page.get_by_role("button", name="Refine").click()
+    before, after = outlined(page, inputs)
+    assert 0 < before.sum() != after.sum() > 0
+
+
+@needs_chromium
+def test_a_click_on_an_object_refines_it(page, inputs):
+    page.locator("input[type=file]").first.set_input_files(inputs / "photos/coffee.png")
+    photograph = page.locator(".image-container img, .image-frame img").first
+    photograph.wait_for()
+    photograph.click()  # in its middle is the cup
+    before, after = outlined(page, inputs)
+    assert 0 < before.sum() != after.sum() > 0
