@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torchvision.ops import masks_to_boxes
 
 from bpr import load_refiner
 from bpr.pipeline.adapters.find import find_adapter
@@ -261,6 +262,9 @@ def test_instances_of_detectron2(refiner, material, is_in_dict):
     np.testing.assert_array_equal(instances.pred_masks.numpy(), material.coarse)
 
 
+ENDS = torch.tensor([0, 0, 1, 1])  # torchvision's boxes end at the last pixel, ours after it
+
+
 @pytest.mark.slow
 def test_results_of_ultralytics(refiner, material):
     pytest.importorskip("ultralytics", reason="needs pip install ultralytics")
@@ -278,7 +282,10 @@ def test_results_of_ultralytics(refiner, material):
     )
     refined = refiner(results.orig_img[..., ::-1], results)
     assert type(refined) is Results
-    assert refined.boxes is results.boxes
+    assert refiner(results.orig_img[..., ::-1], results, boxes="keep").boxes is results.boxes
+    np.testing.assert_array_equal(refined.boxes.xyxy, masks_to_boxes(refined.masks.data) + ENDS)
+    np.testing.assert_array_equal(refined.boxes.data[:, 4:], results.boxes.data[:, 4:])
+    np.testing.assert_array_equal(results.boxes.data, boxes)
     assert refined.names == results.names
     assert refined.masks.data.dtype == torch.uint8
     np.testing.assert_array_equal(refined.masks.data.numpy(), material.refined)
@@ -306,7 +313,7 @@ def test_a_yolo_model_from_the_photograph_to_its_results(refiner, material, reti
     assert len(results) == 3
     refined = refiner(material.image, results)
     assert refined.masks.data.shape == (3, *material.size)
-    assert refined.boxes is results.boxes
+    np.testing.assert_array_equal(refined.boxes.data[:, 4:], results.boxes.data[:, 4:])
     scaled = ops.scale_masks(results.masks.data[:, None].float(), material.size)[:, 0] > 0.5
     want = refiner(material.image, scaled.numpy())
     different = np.count_nonzero(want != refined.masks.data.bool().numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -97,3 +98,28 @@ def test_a_run_reads_all_that_the_patches_of_an_object_see(tmp_path):
     assert not isinstance(outcome, ImageOutcome)
     pixels = outcome[1].image
     np.testing.assert_array_equal(pixels[5000:5300, 3000:3300], values)
+
+
+@pytest.mark.parametrize("codec", ["lzw", "jpeg"])
+def test_rasterio_reads_what_tifffile_has_no_codec_for(tmp_path, codec, monkeypatch):
+    rasterio = pytest.importorskip("rasterio", reason="needs pip install 'bpr-refine[tiff]'")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)  # tifffile's codecs
+    path = tmp_path / "a.tif"
+    values = np.kron(np.random.default_rng(0).integers(0, 256, (30, 30)), np.ones((10, 10)))
+    whole = np.zeros((3, SIDE, SIDE), np.uint8)
+    whole[:, 5000:5300, 3000:3300] = values
+    shape = {"driver": "GTiff", "count": 3, "height": SIDE, "width": SIDE, "dtype": "uint8"}
+    tiles = {"tiled": True, "blockxsize": 512, "blockysize": 512}
+    with rasterio.open(path, "w", **shape, **tiles, compress=codec, photometric="rgb") as file:
+        file.write(whole)
+    photograph = images.read_image(path, by_windows=True)
+    photograph.fill([(3000, 5000, 3300, 5300)])
+    with rasterio.open(path) as file:
+        want = np.moveaxis(file.read(window=((5000, 5300), (3000, 3300))), 0, -1)
+    np.testing.assert_array_equal(photograph.pixels[5000:5300, 3000:3300], want)
+    assert photograph.pixels[:4000].max() == 0
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.tif: expected a readable TIFF"):
+        images.read_image(path, by_windows=True).fill([(0, 0, SIDE, SIDE)])
