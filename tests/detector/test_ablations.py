@@ -77,6 +77,14 @@ def test_three_parallel_convolutions_see_as_far_as_one_of_3_x_3():
         assert [conv.dilation for conv in fusion.convs] == [(1, 1)] * 3
 
 
+@pytest.mark.parametrize(("fusion", "side"), [("conv1", 1), ("conv3", 3)])
+def test_one_convolution_in_the_place_of_the_fusion_module(fusion, side):
+    model = tiny_detector(mask_branch="refinemask", fusion=fusion)
+    for stage in model.roi_heads.mask_branch.head.stages:
+        convs = [part for part in stage.fuse_conv.modules() if isinstance(part, torch.nn.Conv2d)]
+        assert [conv.kernel_size for conv in convs] == [(side, side)]
+
+
 @pytest.mark.parametrize("branch", ["fcn", "bmask", "refinemask", "simple_refinemask"])
 def test_masks_for_all_categories_do_not_depend_on_the_category(branch):
     model = tiny_detector(mask_branch=branch, agnostic_masks=True).eval()
