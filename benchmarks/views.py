@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with images/ and masks/")
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--limit", type=int, default=30, help="photographs, the first by name")
-    parser.add_argument("--scales", type=int, nargs="+", default=[224, 320])
+    parser.add_argument("--scales", type=int, nargs="+", default=[320, 448])
     parser.add_argument("--score", type=float, default=0.3, help="of masks whose parts are counted")
     arguments = parser.parse_args(argv)
     scales = ["--scales", *map(str, arguments.scales)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bpr.pipeline.adapters.refiner import Refiner, load_refiner
     from bpr.service.client import Client
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Client", "Refiner", "add_refined_field", "load_refiner", "open_comparison"]
 

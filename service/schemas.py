@@ -122,7 +122,7 @@ _ANSWER_EXAMPLE: dict[str, Any] = {
         "version": "0" * 12,
         "weights_sha256": "0" * 64,
         "backend": "openvino",
-        "bpr": "0.1.0",
+        "bpr": "0.2.0",
     },
 }
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from bpr import __version__
+
 ROOT = Path(__file__).parents[1]
 MAX_INSTALLED = 500e6  # bytes
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -76,7 +78,7 @@ def run(*words, folder):
 @pytest.mark.slow
 def test_a_wheel_holds_one_package_and_no_link(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"bpr", "bpr_refine-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"bpr", f"bpr_refine-{__version__}.dist-info"}
     for folder in ("detector", "refiner", "pipeline", "service", "scripts"):
         assert f"bpr/{folder}/__init__.py" in names
     for data in (
@@ -116,7 +118,7 @@ def test_it_refines_where_other_programs_have_the_same_names(version, wheel, tmp
     site = Path(run(python, "-c", "import numpy; print(numpy.__path__[0])", folder=folder).strip())
     site = site.parent
     ours = [path.name for path in site.iterdir() if path.name.startswith(("bpr", *_FOLDERS))]
-    assert sorted(ours) == ["bpr", "bpr_refine-0.1.0.dist-info"]
+    assert sorted(ours) == ["bpr", f"bpr_refine-{__version__}.dist-info"]
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     print(f"Python {version}: {size / 1e6:.0f} MB installed")
     assert size < MAX_INSTALLED
