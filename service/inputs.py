@@ -55,6 +55,10 @@ class RequestInputs:
     map: MapObjects | None = None  # the instance map, where one came: void and stuff stay in it
 
 
+def no_standing() -> None:
+    """The network has nothing of the request."""
+
+
 class Patience:
     """How long a request may take, and whether somebody still waits for it.
 
@@ -65,8 +69,8 @@ class Patience:
         self._end = time.monotonic() + seconds
         self._seconds = seconds
         self._is_over = False
-        self.standing: Callable[[], Standing | None] = lambda: None
-        """How far the network is with the request; set when it has its patches."""
+        self.standing: Callable[[], Standing | None] = no_standing
+        """How far the network is with the request; set while it has its patches."""
 
     @property
     def remaining_s(self) -> float:

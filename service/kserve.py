@@ -7,7 +7,6 @@ above 0 are the object. Tensors are json or binary (the extension `binary_tensor
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from bpr.service.json_input import parse_json
 from bpr.service.problems import Problem, bad_request, too_large, unusable, wrong_type
 from bpr.service.schemas import ModelMetadata, ServerMetadata, Status, TensorMetadata
 from bpr.service.settings import ServiceSettings
+from bpr.service.threads import in_thread
 
 if TYPE_CHECKING:
     from bpr.service.refinery import Refinery
@@ -280,12 +280,12 @@ def add_routes(app: FastAPI, settings: ServiceSettings, gate: Gate) -> None:
         if request.headers.get("content-encoding", "identity") != "identity":
             raise wrong_type("body: expected no Content-Encoding, got one")
         body = await request.body()
-        asked = await asyncio.to_thread(
+        asked = await in_thread(
             read_request, body, request.headers.get(_HEADER_LENGTH), refinery.patch_shape, settings
         )
         logits = await refinery.infer(asked.patches, request.state.patience)
         model = refinery.model
-        content, json_bytes = await asyncio.to_thread(
+        content, json_bytes = await in_thread(
             write_answer, logits, asked, model.name, model.version
         )
         request.state.log = {"patches": len(asked.patches)}

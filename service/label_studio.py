@@ -6,7 +6,6 @@ Source: api.py of label-studio-ml and ml/api_connector.py of label-studio.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from bpr.service.label_studio_images import fetch_image, tls_context
 from bpr.service.problems import Problem, bad_request, too_large, unusable
 from bpr.service.refinery import Refinery
 from bpr.service.settings import ServiceSettings
+from bpr.service.threads import in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def add_routes(app: FastAPI, settings: ServiceSettings) -> None:
 
     @app.post(PREDICT, include_in_schema=False)
     async def predict(request: Request) -> Json:
-        asked = await asyncio.to_thread(_parse, await request.body(), settings)
+        asked = await in_thread(_parse, await request.body(), settings)
         refinery, patience = app.state.refinery, request.state.patience
         results, problems = [], []
         for task in asked["tasks"]:
@@ -101,7 +101,7 @@ async def _predict_task(
     regions = [r for r in _regions(task, context) if _is_brush(r)]
     if not regions:
         return {"result": [], "score": 0.0}
-    key = await asyncio.to_thread(_image_key, asked.get("label_config"), regions[0])
+    key = await in_thread(_image_key, asked.get("label_config"), regions[0])
     address = task["data"].get(key)
     if not isinstance(address, str):
         raise unusable("task: expected the address of an image in its data, got none")
@@ -115,7 +115,7 @@ async def _predict_task(
     result, overlaps = [], []
     before, after = refined.inputs.prediction.instances, refined.after.instances
     for region, coarse, instance in zip(regions, before, after, strict=True):
-        value = {**region["value"], "rle": await asyncio.to_thread(brush.encode, instance.mask)}
+        value = {**region["value"], "rle": await in_thread(brush.encode, instance.mask)}
         # a region that was just drawn is there already: what comes back is another one
         identity = uuid.uuid4().hex[:10] if context else region.get("id")
         result.append({**region, "id": identity, "value": value})

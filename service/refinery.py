@@ -39,11 +39,19 @@ from bpr.service.answers import (
 )
 from bpr.service.batching import Batcher, Closed, NetworkFailed
 from bpr.service.finding import find_instances
-from bpr.service.inputs import Patience, RequestInputs, Upload, read_inputs, read_photograph
+from bpr.service.inputs import (
+    Patience,
+    RequestInputs,
+    Upload,
+    no_standing,
+    read_inputs,
+    read_photograph,
+)
 from bpr.service.metrics import Metrics
 from bpr.service.problems import draining, too_large, unavailable
 from bpr.service.schemas import Model
 from bpr.service.settings import ServiceSettings
+from bpr.service.threads import end_of, result_of
 from bpr.service.tracing import Tracing
 
 if TYPE_CHECKING:  # a service without a detector starts without PyTorch
@@ -137,7 +145,7 @@ class Refinery:
         Raises:
             NetworkFailed: it does not.
         """
-        await asyncio.wrap_future(self._batcher.submit(_warm_up_plan(self._patches)))
+        await result_of(self._batcher.submit(_warm_up_plan(self._patches)))
         if self._detector is not None:
             side = self._runner.input_size
             image = np.zeros((side, side, 3), np.uint8)
@@ -268,7 +276,11 @@ class Refinery:
         patience.standing = lambda: self._batcher.standing(submitted)
         del planned
         with self._tracing.stage("network", patches=patches):
-            predicted = await self._outcome(submitted, patience)
+            try:
+                predicted = await self._outcome(submitted, patience)
+            finally:
+                # a closed connection keeps its patience until the next full garbage collection
+                patience.standing = no_standing
         timings["queue"], timings["network"] = predicted.queue_s, predicted.network_s
         started = time.perf_counter()
         with self._tracing.stage("merge"):
@@ -284,7 +296,7 @@ class Refinery:
     async def _outcome(self, submitted: Future[Result], patience: Patience) -> Result:
         """What the batcher gives. Problem (503) where that is nothing."""
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(submitted), patience.remaining_s)
+            return await asyncio.wait_for(result_of(submitted), patience.remaining_s)
         except asyncio.TimeoutError:
             raise patience.problem() from None
         except NetworkFailed:
@@ -316,14 +328,16 @@ class Refinery:
     ) -> Result:
         """Run a stage in a pool. When cancelled, ask it to stop and wait until it has."""
         future = (pool or self._pool).submit(function, *arguments)
-        wrapped = asyncio.wrap_future(future)
         try:
-            return await asyncio.shield(wrapped)
+            await end_of(future)
+            return future.result()
         except asyncio.CancelledError:
             patience.give_up()
             if not future.cancel():
-                await asyncio.gather(wrapped, return_exceptions=True)  # nobody wants its outcome
+                await end_of(future)
             raise
+        finally:
+            del future  # an exception of it holds this frame
 
     def _plan(self, inputs: RequestInputs, patience: Patience, soft: bool) -> Plan:
         """As `plan`, an instance at a time: a request over its limits stops in between."""

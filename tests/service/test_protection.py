@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from PIL import Image
 
 from bpr.pipeline.formats import rle
 from bpr.pipeline.formats.images import encode_png
-from tests.service.services import running
+from tests.service.services import connected, request_bytes, running, until
 
 
 def as_json(value):
@@ -206,6 +207,32 @@ def test_a_bomb_is_refused_before_it_is_decoded(service, scene):
     assert time.perf_counter() - started < 5
     grown = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 100 * 2**20
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_nothing_of_a_request_stays_after_its_connection(service, scene, is_read):
+    """Not even until the next garbage collection."""
+
+    def held():
+        found = (item for item in gc.get_objects() if type(item) is dict)
+        return sum(item.get("mark") == "of this test" for item in found)
+
+    records = [{**scene.records[0], "mark": "of this test"}]
+    content = request_bytes([scene.image_part, as_json(records)])
+    del records
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with connected(service) as connection:
+                connection.sendall(content)
+                if is_read:
+                    connection.recv(100)
+                else:
+                    until(lambda: held() > 0)
+        until(lambda: held() == 0)
+    finally:
+        gc.enable()
 
 
 def test_names_from_outside_cannot_break_the_answer(service, scene):
