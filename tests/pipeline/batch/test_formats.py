@@ -11,7 +11,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -466,18 +466,20 @@ def test_a_hole_survives_in_the_formats_that_have_holes(tmp_path):
         max_size=9,
     )
 )
+@example(points=[(0, 36), (62, 50), (78, 24)])
 @quick
 def test_even_odd_is_that_of_opencv(points):
     """Between the pixels, so twice as large and on odd pixels, where OpenCV's borders are not."""
     outline_ = np.array(points, np.float64)
     found = polygons.fill_even_odd([outline_], SIZE).to_array()
-    scale = 2
-    canvas = np.zeros((HEIGHT * scale, WIDTH * scale), np.uint8)
-    cv2.fillPoly(canvas, [(outline_ * scale).astype(np.int32)], 1)
-    expected = canvas[1::scale, 1::scale] > 0
-    on_border = np.zeros_like(canvas)
-    cv2.polylines(on_border, [(outline_ * scale).astype(np.int32)], True, 1, 3)
-    inner = on_border[1::scale, 1::scale] == 0
+    scale, margin = 2, 20  # all points inside: OpenCV clips lines to whole pixels
+    corners = ((outline_ + margin) * scale).astype(np.int32)
+    shape = ((HEIGHT + 2 * margin) * scale, (WIDTH + 2 * margin) * scale)
+    middles = np.s_[
+        2 * margin + 1 : 2 * (margin + HEIGHT) : 2, 2 * margin + 1 : 2 * (margin + WIDTH) : 2
+    ]
+    expected = cv2.fillPoly(np.zeros(shape, np.uint8), [corners], 1)[middles] > 0
+    inner = cv2.polylines(np.zeros(shape, np.uint8), [corners], True, 1, 3)[middles] == 0
     np.testing.assert_array_equal(found[inner], expected[inner])
 
 
